@@ -9,4 +9,8 @@ namespace hlwq {
 void hadamard(float* x, int n);
 void hadamard(double* x, int n);
 
+/// The same without the factor 1/sqrt(n): x <- sqrt(n) H x, sums and differences only.
+void hadamard_sums(float* x, int n);
+void hadamard_sums(double* x, int n);
+
 }  // namespace hlwq
