@@ -1,0 +1,57 @@
+// One sequence: its tokens, its key/value cache, and the logits after its last token.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/progress.h"
+#include "engine/engine.h"
+#include "model/model.h"
+
+namespace hlwq {
+
+struct SessionOptions {
+  uint64_t context = 0;  ///< tokens; 0: the model's own, or less where its cache would pass a quarter of the memory
+  uint64_t chunk = 256;  ///< tokens per forward pass while reading a prompt
+  KvType kv = KvType::kBF16;
+};
+
+class Session {
+ public:
+  /// Throws Error(kInvalidArgument) for a context beyond the model's, kOutOfMemory.
+  Session(std::shared_ptr<const Model> model, Engine& engine, const SessionOptions& options = {});
+
+  const Model& model() const { return *model_; }
+  uint64_t context() const { return cache_.context(); }
+  const std::vector<int32_t>& ids() const { return ids_; }  ///< every token fed so far
+  uint64_t kv_bytes() const { return cache_.allocated_bytes(); }
+  /// Cache, activations and logits: what info's plan calls kv and scratch.
+  uint64_t scratch_bytes() const;
+
+  /// Appends tokens. Throws Error(kContextFull) before anything is run when they don't fit.
+  /// Interrupted (kCancelled) between chunks: what was run stays.
+  void feed(std::span<const int32_t> ids, const Progress& progress = {});
+  /// Makes the sequence equal to `ids`, reusing the longest common prefix; returns how many tokens were reused.
+  uint64_t set(std::span<const int32_t> ids, const Progress& progress = {});
+  /// Forgets everything from `length` on (re-reading what a sliding window has lost on the next feed is done here).
+  void truncate(uint64_t length, const Progress& progress = {});
+
+  /// Logits [vocab] of the token after the last one fed; valid until the next feed. Needs at least one token.
+  std::span<const float> logits();
+
+ private:
+  std::shared_ptr<const Model> model_;
+  Engine& engine_;
+  KvCache cache_;
+  Workspace workspace_;
+  std::vector<int32_t> ids_;
+  std::vector<float> hidden_, logits_;  // of the last token
+  bool logits_ready_ = false;
+};
+
+/// The context that SessionOptions{} gets.
+uint64_t default_context(const ModelSpec& spec, uint64_t chunk, KvType kv);
+
+}  // namespace hlwq

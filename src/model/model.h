@@ -1,0 +1,40 @@
+// A loaded model: files, weights, tokenizer and chat template, ready to run and shared between sequences.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "io/model_source.h"
+#include "model/transformer.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace hlwq {
+
+class Model {
+ public:
+  /// Maps the files and checks every weight. Nothing is read from disk beyond headers, norms and the tokenizer.
+  static std::shared_ptr<const Model> load(const std::filesystem::path& path);
+
+  const ModelSource& source() const { return source_; }
+  const ModelSpec& spec() const { return transformer_->spec(); }
+  const Transformer& transformer() const { return *transformer_; }
+  const WeightStore& weights() const { return *weights_; }
+  /// Throws Error(kNotFound) when the model came without one.
+  const Tokenizer& tokenizer() const;
+  const ChatTemplate* chat_template() const { return template_ ? &*template_ : nullptr; }
+
+ private:
+  Model() = default;
+  ModelSource source_;
+  std::unique_ptr<WeightStore> weights_;
+  std::unique_ptr<Transformer> transformer_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::optional<ChatTemplate> template_;
+};
+
+/// The tokenizer of a source: its tokenizer.json, or the one embedded in a GGUF file; null when there is none.
+std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source);
+
+}  // namespace hlwq

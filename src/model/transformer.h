@@ -1,0 +1,60 @@
+// One decoder stack for every family: what differs between them is data in ModelSpec.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/kv_cache.h"
+#include "model/spec.h"
+#include "model/weights.h"
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/linear.h"
+
+namespace hlwq {
+
+/// Buffers of one sequence's forward pass, reused from step to step; sized for a chunk on first use.
+struct Workspace {
+  std::vector<float> x, normed, q, k, v, attended, projected, gate, up;
+  std::vector<RopeTable> ropes;
+  AttentionScratch attention;
+  /// Bytes that a chunk of `tokens` needs (attention tiles apart).
+  static uint64_t bytes(const ModelSpec& spec, uint64_t tokens);
+  void reserve(const ModelSpec& spec, uint64_t tokens);
+};
+
+/// Immutable after construction; any number of sequences may run through it, one at a time per Compute.
+class Transformer {
+ public:
+  /// Looks every weight up in `weights` (which must outlive this) and checks its shape.
+  Transformer(ModelSpec spec, WeightStore& weights);
+
+  const ModelSpec& spec() const { return spec_; }
+
+  /// Runs `ids` (at most cache.max_chunk()) at positions cache.length().. and stores their keys and values.
+  /// Returns the final normed hidden states, [ids.size(), hidden], valid until the workspace is used again.
+  /// Throws Error(kInvalidArgument) for ids outside the vocabulary, kContextFull when they don't fit.
+  std::span<const float> forward(const Compute& compute, KvCache& cache, std::span<const int32_t> ids,
+                                 Workspace& ws) const;
+
+  /// logits [rows, vocab] of hidden states [rows, hidden], soft-capped where the model says so.
+  void logits(const Compute& compute, const float* hidden, uint64_t rows, float* out) const;
+
+ private:
+  struct Layer {
+    Weight q, k, v, o, gate, up, down;
+    std::vector<float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    std::vector<float> input_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
+    float scalar = 1;
+  };
+  void attention_block(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens, Workspace& ws) const;
+  void mlp_block(const Compute& compute, const Layer& layer, uint64_t tokens, Workspace& ws) const;
+
+  ModelSpec spec_;
+  Weight embedding_, lm_head_;
+  std::vector<float> final_norm_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace hlwq
