@@ -10,15 +10,23 @@
 namespace hlwq {
 
 /// Integer form of a codebook: value(q) ~ step * (hi[q] + lo[q] / 128 + offset).
-/// bits <= 5: lo is absent and step/offset are chosen for least error (0.9 % of the MSE at Q5, less below);
-/// bits >= 6: lo carries 7 more bits, since INT8 alone would cost 7 % at Q6 and more above.
+/// bits <= 5: lo is absent, offset is 0.5 and the step is chosen for least error (0.9 % of the coding error
+/// at Q5, less below; without the offset it would be 1.4 %); bits >= 6: offset is 0 and lo carries 7 more
+/// bits, since INT8 alone would cost 7 % at Q6 and more above.
+///
+/// Codebooks are odd (quant/layout.h): kernels may look up magnitudes and apply the sign to either factor.
+///   offset 0  : hi[q ^ sign bit] = -hi[q], the same for lo; both parts of one value have the same sign.
+///   offset 0.5: hi[q ^ sign bit] = -hi[q] - 1, the bitwise complement.
+/// Always |hi| <= 127 and |lo| <= 127; in lag 0, codes with a clear sign bit have hi >= 0.
 struct LookupTables {
   int bits = 0, lags = 1;
   bool has_lo = false;
-  float step = 0, offset = 0;              // offset is 0 or 0.5
-  alignas(64) int8_t hi[3][256] = {};      // [lag][stored code], |hi| <= 127
-  alignas(64) int8_t lo[3][256] = {};      // [lag][stored code]
+  float step = 0, offset = 0;
+  alignas(64) int8_t hi[3][256] = {};  // [lag][stored code]
+  alignas(64) int8_t lo[3][256] = {};  // [lag][stored code]
 };
+/// Throws Error(kInvalidFile) when the codebook's size is wrong or its values are not finite, odd, and (lag
+/// 0) of the sign that their code says.
 LookupTables make_lookup_tables(const Codebook& codebook);
 
 struct HlwqMatrix {
@@ -33,11 +41,13 @@ struct HlwqMatrix {
 /// Rotated INT8 activations of one layer input, made once and shared by every matrix that reads it.
 /// For token t and block b: H x ~ scale[t, b] * q[t, b, :], scale = absmax / 127.
 struct QuantizedActivations {
+  static constexpr uint64_t kQPadding = 64;
   uint64_t tokens = 0, cols = 0, blocks = 0;
   int block = 0;
-  std::vector<int8_t> q;      // [tokens, blocks * block], zero-padded
-  std::vector<float> scale;   // [tokens, blocks], already divided by sqrt(block)
-  std::vector<int32_t> sum;   // [tokens, blocks], sum of q over the block
+  std::vector<int8_t> q;     // [tokens, blocks * block], zero-padded; kQPadding readable bytes follow
+  std::vector<float> scale;  // [tokens, blocks], already divided by sqrt(block)
+  std::vector<int32_t> sum;  // [tokens, blocks], sum of q over the block
+  /// Contents are unspecified afterwards.
   void resize(uint64_t tokens, uint64_t cols, int block);
 };
 

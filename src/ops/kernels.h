@@ -16,24 +16,25 @@ struct LinearKernels {
   /// x [cols] floats of one token -> q [blocks*block], scale [blocks] (divided by sqrt(block)), sum [blocks].
   void (*rotate_quantize)(const float* x, uint64_t cols, int block, int8_t* q, float* scale, int32_t* sum);
   /// y[t * y_stride + r] = <W_r, x_t> for rows [row_begin, row_end) and all tokens of `x`.
-  void (*hlwq_rows)(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end, float* y,
-                    uint64_t y_stride);
+  void (*hlwq_rows)(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
+                    float* y, uint64_t y_stride);
 };
 
 /// Kernels over floats: the unquantised path and everything between the linears.
 struct VectorKernels {
   float (*dot)(const float* a, const float* b, uint64_t n);
   /// y[t * y_stride + r] = <w_r, x_t>; w [rows, cols], x [tokens, x_stride].
-  void (*gemm)(const float* w, uint64_t rows, uint64_t cols, const float* x, uint64_t x_stride, uint64_t tokens,
-               float* y, uint64_t y_stride);
+  void (*gemm)(const float* w, uint64_t rows, uint64_t cols, const float* x, uint64_t x_stride,
+               uint64_t tokens, float* y, uint64_t y_stride);
   float (*dot_bf16)(const float* a, const uint16_t* b, uint64_t n);
-  void (*axpy)(float alpha, const float* x, float* y, uint64_t n);        // y += alpha x
+  void (*axpy)(float alpha, const float* x, float* y, uint64_t n);  // y += alpha x
   void (*axpy_bf16)(float alpha, const uint16_t* x, float* y, uint64_t n);
   float (*sum_sq)(const float* x, uint64_t n);
   /// x <- exp(x - max(x)) ; returns the sum.
   float (*softmax_unnormalized)(float* x, uint64_t n);
-  void (*gelu_tanh_mul)(const float* gate, const float* up, float* y, uint64_t n);  // y = gelu_tanh(gate) * up
-  void (*silu_mul)(const float* gate, const float* up, float* y, uint64_t n);       // y = silu(gate) * up
+  void (*gelu_tanh_mul)(const float* gate, const float* up, float* y,
+                        uint64_t n);                                           // y = gelu_tanh(gate) * up
+  void (*silu_mul)(const float* gate, const float* up, float* y, uint64_t n);  // y = silu(gate) * up
   void (*bf16_to_float)(const uint16_t* x, float* y, uint64_t n);
   void (*float_to_bf16)(const float* x, uint16_t* y, uint64_t n);
 };

@@ -1,7 +1,9 @@
 // y = W x on all cores, for quantised and for plain weights.
 #pragma once
 
+#include <memory>
 #include <span>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "io/tensor.h"
@@ -25,7 +27,8 @@ struct Weight {
   explicit operator bool() const { return hlwq || dense; }
 };
 
-/// One layer input: floats [tokens, cols] and, made on first use, its rotated INT8 forms (one per block size in use).
+/// One layer input: floats [tokens, cols] and, made on first use, its rotated INT8 forms (one per block size
+/// in use).
 class LinearInput {
  public:
   LinearInput(const float* x, uint64_t tokens, uint64_t cols) : x_(x), tokens_(tokens), cols_(cols) {}
@@ -37,7 +40,7 @@ class LinearInput {
  private:
   const float* x_;
   uint64_t tokens_, cols_;
-  std::vector<QuantizedActivations> quantized_;
+  std::vector<std::unique_ptr<QuantizedActivations>> quantized_;  // one per block size; addresses stay
 };
 
 /// y [tokens, w.rows()] = x W^T.
