@@ -15,18 +15,21 @@ float load_fp16(const uint8_t* p) {
   return fp16_to_float(h);
 }
 
-// The fifth bits of a legacy block, spread to 16 or 0, so that the loops over values need no variable shift of a word.
+// The fifth bits of a legacy block, spread to 16 or 0, so that the loops over values need no variable shift
+// of a word.
 void spread_fifth_bits(const uint8_t* p, uint8_t (&high)[32]) {
   for (int byte = 0; byte < 4; ++byte)
-    for (int bit = 0; bit < 8; ++bit) high[8 * byte + bit] = static_cast<uint8_t>(((p[byte] >> bit) & 1) << 4);
+    for (int bit = 0; bit < 8; ++bit)
+      high[8 * byte + bit] = static_cast<uint8_t>(((p[byte] >> bit) & 1) << 4);
 }
 
 struct ScaleMin {
   uint8_t scale[8], min[8];
 };
 
-// Q4_K and Q5_K: eight 6-bit scales and eight 6-bit mins in 12 bytes. The first four of each sit in the low six bits of
-// bytes 0..3 and 4..7; the last four have their low nibbles in bytes 8..11 and their top two bits above the first ones.
+// Q4_K and Q5_K: eight 6-bit scales and eight 6-bit mins in 12 bytes. The first four of each sit in the low
+// six bits of bytes 0..3 and 4..7; the last four have their low nibbles in bytes 8..11 and their top two bits
+// above the first ones.
 ScaleMin unpack_scale_min(const uint8_t* p) {
   ScaleMin s;
   for (int j = 0; j < 4; ++j) {
@@ -101,7 +104,8 @@ void decode_q8_0(const std::byte* in, size_t blocks, float* out) {
   }
 }
 
-// Each half of 128 values uses 32 bytes of codes; sub-block 2 s + t of a half holds bits 2 s.. of bytes 16 t..16 t + 15.
+// Each half of 128 values uses 32 bytes of codes; sub-block 2 s + t of a half holds bits 2 s.. of bytes 16
+// t..16 t + 15.
 void decode_q2_k(const std::byte* in, size_t blocks, float* out) {
   const uint8_t* p = as_u8(in);
   for (; blocks > 0; --blocks, p += kQ2_KBytes) {
@@ -110,7 +114,8 @@ void decode_q2_k(const std::byte* in, size_t blocks, float* out) {
     for (int sub = 0; sub < 16; ++sub, out += 16) {
       const int shift = 2 * ((sub / 2) % 4);
       const uint8_t* codes = q + 32 * (sub / 8) + 16 * (sub % 2);
-      const float scale = d * static_cast<float>(scales[sub] & 15), min = dmin * static_cast<float>(scales[sub] >> 4);
+      const float scale = d * static_cast<float>(scales[sub] & 15),
+                  min = dmin * static_cast<float>(scales[sub] >> 4);
       for (int l = 0; l < 16; ++l) out[l] = scale * static_cast<float>((codes[l] >> shift) & 3) - min;
     }
   }
@@ -144,7 +149,8 @@ void decode_q4_k(const std::byte* in, size_t blocks, float* out) {
     const uint8_t* q = p + 16;
     for (int g = 0; g < 4; ++g, q += 32, out += 64) {
       const float d0 = d * static_cast<float>(s.scale[2 * g]), m0 = dmin * static_cast<float>(s.min[2 * g]);
-      const float d1 = d * static_cast<float>(s.scale[2 * g + 1]), m1 = dmin * static_cast<float>(s.min[2 * g + 1]);
+      const float d1 = d * static_cast<float>(s.scale[2 * g + 1]),
+                  m1 = dmin * static_cast<float>(s.min[2 * g + 1]);
       for (int l = 0; l < 32; ++l) out[l] = d0 * static_cast<float>(q[l] & 15) - m0;
       for (int l = 0; l < 32; ++l) out[32 + l] = d1 * static_cast<float>(q[l] >> 4) - m1;
     }
@@ -160,7 +166,8 @@ void decode_q5_k(const std::byte* in, size_t blocks, float* out) {
     const uint8_t *high = p + 16, *q = p + 48;
     for (int g = 0; g < 4; ++g, q += 32, out += 64) {
       const float d0 = d * static_cast<float>(s.scale[2 * g]), m0 = dmin * static_cast<float>(s.min[2 * g]);
-      const float d1 = d * static_cast<float>(s.scale[2 * g + 1]), m1 = dmin * static_cast<float>(s.min[2 * g + 1]);
+      const float d1 = d * static_cast<float>(s.scale[2 * g + 1]),
+                  m1 = dmin * static_cast<float>(s.min[2 * g + 1]);
       for (int l = 0; l < 32; ++l)
         out[l] = d0 * static_cast<float>((q[l] & 15) | (((high[l] >> (2 * g)) & 1) << 4)) - m0;
       for (int l = 0; l < 32; ++l)
@@ -169,8 +176,8 @@ void decode_q5_k(const std::byte* in, size_t blocks, float* out) {
   }
 }
 
-// Each half of 128 values: four runs of 32, whose low nibbles are low/high of 64 bytes and whose top bits are the four
-// pairs of 32 bytes; an int8 scale for every 16 values.
+// Each half of 128 values: four runs of 32, whose low nibbles are low/high of 64 bytes and whose top bits are
+// the four pairs of 32 bytes; an int8 scale for every 16 values.
 void decode_q6_k(const std::byte* in, size_t blocks, float* out) {
   const uint8_t* p = as_u8(in);
   for (; blocks > 0; --blocks, p += kQ6_KBytes) {
@@ -183,7 +190,8 @@ void decode_q6_k(const std::byte* in, size_t blocks, float* out) {
       const int low_shift = 4 * (run / 2), high_shift = 2 * run;
       const float scale = d * static_cast<float>(scales[sub]);
       for (int l = 0; l < 16; ++l)
-        out[l] = scale * static_cast<float>((((low[l] >> low_shift) & 15) | (((high[l] >> high_shift) & 3) << 4)) - 32);
+        out[l] = scale * static_cast<float>(
+                             (((low[l] >> low_shift) & 15) | (((high[l] >> high_shift) & 3) << 4)) - 32);
     }
   }
 }

@@ -22,8 +22,9 @@ struct TensorSpec {
 };
 
 /// Writes `specs` in order into DIR/model.safetensors, or model-0000k-of-0000n.safetensors plus
-/// model.safetensors.index.json when they exceed `max_shard_bytes`. `metadata` becomes __metadata__ (strings only).
-/// Each tensor's bytes come in any number of append() calls. Data of every file starts 64-byte aligned.
+/// model.safetensors.index.json when they exceed `max_shard_bytes`. `metadata` becomes __metadata__ (strings
+/// only). Each tensor's bytes come in any number of append() calls. Data of every file starts 64-byte
+/// aligned.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(std::filesystem::path dir, std::vector<TensorSpec> specs,

@@ -58,8 +58,8 @@ void decode_bf16(const std::byte* in, size_t n, float* out) {
   for (size_t i = 0; i < n; ++i) out[i] = bf16_to_float(load<uint16_t>(in, i));
 }
 
-// Equals fp16_to_float, without branches so that it vectorises: the half's bits, moved into place, are the value times
-// 2^-112, subnormals included; only infinities and NaN need their exponent raised to the top.
+// Equals fp16_to_float, without branches so that it vectorises: the half's bits, moved into place, are the
+// value times 2^-112, subnormals included; only infinities and NaN need their exponent raised to the top.
 void decode_f16(const std::byte* in, size_t n, float* out) {
   for (size_t i = 0; i < n; ++i) {
     const uint32_t h = load<uint16_t>(in, i);
@@ -73,23 +73,37 @@ void decode_f16(const std::byte* in, size_t n, float* out) {
 // `n` values, a whole number of storage blocks.
 void decode(DType dtype, const std::byte* in, size_t n, float* out) {
   switch (dtype) {
-    case DType::kF64: return decode_f64(in, n, out);
+    case DType::kF64:
+      return decode_f64(in, n, out);
     case DType::kF32:
       if (n > 0) std::memcpy(out, in, n * sizeof(float));
       return;
-    case DType::kF16: return decode_f16(in, n, out);
-    case DType::kBF16: return decode_bf16(in, n, out);
-    case DType::kQ4_0: return decode_q4_0(in, n / kLegacyElements, out);
-    case DType::kQ4_1: return decode_q4_1(in, n / kLegacyElements, out);
-    case DType::kQ5_0: return decode_q5_0(in, n / kLegacyElements, out);
-    case DType::kQ5_1: return decode_q5_1(in, n / kLegacyElements, out);
-    case DType::kQ8_0: return decode_q8_0(in, n / kLegacyElements, out);
-    case DType::kQ2_K: return decode_q2_k(in, n / kSuperElements, out);
-    case DType::kQ3_K: return decode_q3_k(in, n / kSuperElements, out);
-    case DType::kQ4_K: return decode_q4_k(in, n / kSuperElements, out);
-    case DType::kQ5_K: return decode_q5_k(in, n / kSuperElements, out);
-    case DType::kQ6_K: return decode_q6_k(in, n / kSuperElements, out);
-    default: break;
+    case DType::kF16:
+      return decode_f16(in, n, out);
+    case DType::kBF16:
+      return decode_bf16(in, n, out);
+    case DType::kQ4_0:
+      return decode_q4_0(in, n / kLegacyElements, out);
+    case DType::kQ4_1:
+      return decode_q4_1(in, n / kLegacyElements, out);
+    case DType::kQ5_0:
+      return decode_q5_0(in, n / kLegacyElements, out);
+    case DType::kQ5_1:
+      return decode_q5_1(in, n / kLegacyElements, out);
+    case DType::kQ8_0:
+      return decode_q8_0(in, n / kLegacyElements, out);
+    case DType::kQ2_K:
+      return decode_q2_k(in, n / kSuperElements, out);
+    case DType::kQ3_K:
+      return decode_q3_k(in, n / kSuperElements, out);
+    case DType::kQ4_K:
+      return decode_q4_k(in, n / kSuperElements, out);
+    case DType::kQ5_K:
+      return decode_q5_k(in, n / kSuperElements, out);
+    case DType::kQ6_K:
+      return decode_q6_k(in, n / kSuperElements, out);
+    default:
+      break;
   }
   throw Error(ErrorCode::kInvalidArgument,
               "tensors of type " + std::string(info(dtype).name) + " do not decode to real numbers");
@@ -126,7 +140,8 @@ void decode_rows(const Tensor& tensor, uint64_t first, uint64_t n, float* out) {
   const uint64_t cols = tensor.cols(), row_bytes = tensor.row_bytes();
   if (first > tensor.rows() || n > tensor.rows() - first)
     throw Error(ErrorCode::kInvalidArgument, tensor.name + ": rows " + std::to_string(first) + " to " +
-                                                 std::to_string(first + n) + " asked of " + std::to_string(tensor.rows()));
+                                                 std::to_string(first + n) + " asked of " +
+                                                 std::to_string(tensor.rows()));
   const std::byte* data = tensor.data.data();
   if (tensor.rope_heads == 0) {
     decode(tensor.dtype, data + first * row_bytes, n * cols, out);
