@@ -15,8 +15,8 @@ struct Codebook {
   float value(uint8_t code) const { return values[code]; }
 };
 
-/// The converged Lloyd-Max codebook of the standard normal, computed in double precision by Newton/Lloyd iterations
-/// to |change| < 1e-12; bits 2..8, lags 1. Throws Error(kUnsupported) for other lags.
+/// The converged Lloyd-Max codebook of the standard normal, computed in double precision by Newton/Lloyd
+/// iterations to |change| < 1e-12; bits 2..8, lags 1. Throws Error(kUnsupported) for other lags.
 Codebook lloyd_max_codebook(int bits);
 
 /// Expected squared error of a codebook on N(0,1) with nearest-centroid coding (exact, by erf).

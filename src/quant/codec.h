@@ -23,16 +23,17 @@ enum class NormRule {
   kPublished,  ///< n = ||w||, as the published implementation stores it
 };
 
-/// Encodes `rows` rows of `cols` floats. codes: rows * row_bytes(cols); norms: rows * row_blocks(cols) FP16 bits.
-/// A zero block gets zero norm and decodes to zeros. NaN or Inf throws Error(kInvalidArgument) naming `name` and the
-/// element's index (first_row is added to the row). A norm over FP16's range is an error that says so, one under it is zero.
-CodecStats encode_rows(const HlwqFormat& format, const Codebook& codebook, NormRule rule, const float* weights,
-                       uint64_t rows, uint64_t cols, const std::string& name, uint64_t first_row, ThreadPool& pool,
-                       uint8_t* codes, uint16_t* norms);
+/// Encodes `rows` rows of `cols` floats. codes: rows * row_bytes(cols); norms: rows * row_blocks(cols) FP16
+/// bits. A zero block gets zero norm and decodes to zeros. NaN or Inf throws Error(kInvalidArgument) naming
+/// `name` and the element's index (first_row is added to the row). A norm over FP16's range is an error that
+/// says so, one under it is zero.
+CodecStats encode_rows(const HlwqFormat& format, const Codebook& codebook, NormRule rule,
+                       const float* weights, uint64_t rows, uint64_t cols, const std::string& name,
+                       uint64_t first_row, ThreadPool& pool, uint8_t* codes, uint16_t* norms);
 
 /// Decodes one row to cols floats.
-void decode_row(const HlwqFormat& format, const Codebook& codebook, const uint8_t* codes, const uint16_t* norms,
-                uint64_t cols, float* out);
+void decode_row(const HlwqFormat& format, const Codebook& codebook, const uint8_t* codes,
+                const uint16_t* norms, uint64_t cols, float* out);
 
 /// Largest power of two up to 128 that divides cols and is >= 32, or 0 when none does.
 int natural_block(uint64_t cols);

@@ -1,21 +1,24 @@
 // The packed layout of HLWQ codes, bit by bit: the one place that says where a code lives.
 //
-// A weight matrix [rows, cols] is cut along cols into blocks of `block` values (the last may be zero-padded), each with
-// one FP16 norm and block * bits / 8 bytes of codes. Rows follow each other without gaps, blocks within a row likewise.
+// A weight matrix [rows, cols] is cut along cols into blocks of `block` values (the last may be zero-padded),
+// each with one FP16 norm and block * bits / 8 bytes of codes. Rows follow each other without gaps, blocks
+// within a row likewise.
 //
-// Stored code: q = sign << (bits-1) | m. The codebook is odd: value(q) = sign ? -mag[m] : mag[m], mag ascending.
+// Stored code: q = sign << (bits-1) | m. The codebook is odd: value(q) = sign ? -mag[m] : mag[m], mag
+// ascending.
 //   Natural (ascending) index n of the published formats: n >= 2^(bits-1) <=> sign 0, m = n - 2^(bits-1);
 //   otherwise sign 1, m = 2^(bits-1) - 1 - n.
 //
-// A block is a run of granules of G = min(block, 128) codes. A granule stores bit planes, widest first, from the low
-// bits of the code upwards:
+// A block is a run of granules of G = min(block, 128) codes. A granule stores bit planes, widest first, from
+// the low bits of the code upwards:
 //   bits 2: [2]   3: [2][1]   4: [4]   5: [4][1]   6: [4][2]   7: [4][2][1]   8: [8]
 //   plane of 8 bits: byte i = code i
 //   plane of 4 bits: G/2 bytes, byte i = v[i] | v[G/2 + i] << 4
 //   plane of 2 bits: G/4 bytes, byte i = v[i] | v[G/4 + i] << 2 | v[G/2 + i] << 4 | v[3G/4 + i] << 6
 //   plane of 1 bit : G/8 bytes, bit j of byte i = v[8i + j]
-// where v[t] are that plane's bits of code t. So Q5 of a 128-block is 64 bytes of low nibbles, then 16 bytes of signs.
-// One vector load, shift and mask gives consecutive codes; the 1-bit plane is an AVX-512 mask as it stands.
+// where v[t] are that plane's bits of code t. So Q5 of a 128-block is 64 bytes of low nibbles, then 16 bytes
+// of signs. One vector load, shift and mask gives consecutive codes; the 1-bit plane is an AVX-512 mask as it
+// stands.
 //
 // Lags (coupled codebooks): the stored codes do not depend on the number of lags; only the tables do.
 #pragma once
@@ -57,13 +60,20 @@ struct Planes {
 };
 constexpr Planes planes(int bits) {
   switch (bits) {
-    case 2: return {1, {2, 0, 0}, {0, 0, 0}};
-    case 3: return {2, {2, 1, 0}, {0, 2, 0}};
-    case 4: return {1, {4, 0, 0}, {0, 0, 0}};
-    case 5: return {2, {4, 1, 0}, {0, 4, 0}};
-    case 6: return {2, {4, 2, 0}, {0, 4, 0}};
-    case 7: return {3, {4, 2, 1}, {0, 4, 6}};
-    default: return {1, {8, 0, 0}, {0, 0, 0}};
+    case 2:
+      return {1, {2, 0, 0}, {0, 0, 0}};
+    case 3:
+      return {2, {2, 1, 0}, {0, 2, 0}};
+    case 4:
+      return {1, {4, 0, 0}, {0, 0, 0}};
+    case 5:
+      return {2, {4, 1, 0}, {0, 4, 0}};
+    case 6:
+      return {2, {4, 2, 0}, {0, 4, 0}};
+    case 7:
+      return {3, {4, 2, 1}, {0, 4, 6}};
+    default:
+      return {1, {8, 0, 0}, {0, 0, 0}};
   }
 }
 
@@ -88,8 +98,12 @@ void pack_block(const HlwqFormat& format, const uint8_t* codes, uint8_t* packed)
 void unpack_block(const HlwqFormat& format, const uint8_t* packed, uint8_t* codes);
 
 /// Names of a quantised weight's parts in a checkpoint, from the weight's own name ("...q_proj.weight").
-inline std::string codes_name(const std::string& weight) { return weight + ".hlwq_codes"; }  // U8  [rows, row_bytes]
-inline std::string norms_name(const std::string& weight) { return weight + ".hlwq_norms"; }  // F16 [rows, row_blocks]
+inline std::string codes_name(const std::string& weight) {
+  return weight + ".hlwq_codes";
+}  // U8  [rows, row_bytes]
+inline std::string norms_name(const std::string& weight) {
+  return weight + ".hlwq_norms";
+}  // F16 [rows, row_blocks]
 /// The codebook tensor of a (bits, lags): F32 [lags, 2^bits], indexed by stored code.
 inline std::string codebook_name(int bits, int lags) {
   return "hlwq.codebook.q" + std::to_string(bits) + (lags > 1 ? "l" + std::to_string(lags) : "");

@@ -1,0 +1,258 @@
+#include "quant/quantize.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <map>
+
+#include "base/file.h"
+#include "quant/checkpoint_plan.h"
+#include "quant/model_card.h"
+#include "quant/published_layout.h"
+
+namespace hlwq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kSlabBytes =
+    16u << 20;  // of decoded floats: enough rows for all cores, small beside any tensor
+constexpr uint64_t kSlackBytes = 16u << 20;  // headers, index, card: beyond tensor data
+
+/// Writes the planned tensors one after another, in slabs of rows.
+class Streamer {
+ public:
+  Streamer(const ModelSource& source, const QuantizeOptions& options, const CheckpointPlan& plan,
+           SafetensorsWriter& writer, ThreadPool& pool, const Progress& progress)
+      : source_(source), options_(options), plan_(plan), writer_(writer), pool_(pool), progress_(progress) {
+    for (const PlannedTensor& p : plan.tensors) total_ += p.source->data.size();
+  }
+
+  void write_codebooks() {
+    if (options_.layout == CheckpointLayout::kNative) {
+      for (const Codebook& c : plan_.codebooks)
+        writer_.append(c.values.data(), c.values.size() * sizeof(float));
+      return;
+    }
+    for (const PlannedTensor& p : plan_.tensors) {
+      if (!p.format) continue;
+      const uint64_t rows = p.source->rows(), cols = p.source->cols(), blocks = p.format->row_blocks(cols);
+      const uint64_t meta[5] = {rows, blocks, kPublishedBlock, rows * blocks * kPublishedBlock, cols};
+      writer_.append(meta, sizeof meta);
+    }
+  }
+
+  QuantizedTensor write(const PlannedTensor& p) {
+    const Tensor& t = *p.source;
+    QuantizedTensor report;
+    report.name = t.name;
+    report.bytes = p.bytes();
+    report.elements = t.elements();
+    report.note = p.note;
+    report.unfit = p.unfit;
+    progress_.step(done_, total_, t.name);
+    if (p.format) {
+      const CodecStats stats = write_quantized(p);
+      report.bits = p.format->bits;
+      report.block = p.format->block;
+      report.mse = stats.relative_mse();
+      report.cosine = stats.cosine();
+    } else {
+      write_kept(p);
+    }
+    source_.tensors->drop(t);
+    return report;
+  }
+
+ private:
+  uint64_t slab_rows(const Tensor& t) const {
+    const uint64_t row = std::max<uint64_t>(1, t.cols()) * sizeof(float);
+    return std::clamp<uint64_t>(kSlabBytes / row, 1, std::max<uint64_t>(1, t.rows()));
+  }
+
+  // Rows [first, first + n) are done: their mapped pages may go. Permuted rows are not contiguous; they wait
+  // for the end.
+  void finish_rows(const Tensor& t, uint64_t first, uint64_t n) {
+    const uint64_t row = t.row_bytes();
+    if (t.rope_heads == 0) {
+      Tensor part = t;
+      part.data = t.data.subspan(first * row, n * row);
+      source_.tensors->drop(part);
+    }
+    done_ += n * row;
+    progress_.step(done_, total_, t.name);
+  }
+
+  void decode(const Tensor& t, uint64_t first, uint64_t n) {
+    floats_.resize(n * t.cols());
+    const uint64_t grain = std::clamp<uint64_t>(65536 / std::max<uint64_t>(t.cols(), 1), 1, 1024);
+    pool_.parallel_for(n, grain, [&](size_t begin, size_t end, int) {
+      decode_rows(t, first + begin, end - begin, floats_.data() + begin * t.cols());
+    });
+  }
+
+  CodecStats write_quantized(const PlannedTensor& p) {
+    const Tensor& t = *p.source;
+    const HlwqFormat& f = *p.format;
+    const uint64_t rows = t.rows(), cols = t.cols(), slab = slab_rows(t), blocks = f.row_blocks(cols);
+    const Codebook& codebook = plan_.codebook(f.bits);
+    norms_.resize(rows * blocks);
+    CodecStats stats;
+    for (uint64_t first = 0; first < rows; first += slab) {
+      const uint64_t n = std::min(slab, rows - first);
+      decode(t, first, n);
+      codes_.resize(n * f.row_bytes(cols));
+      stats += encode_rows(f, codebook, options_.norm, floats_.data(), n, cols, t.name, first, pool_,
+                           codes_.data(), norms_.data() + first * blocks);
+      if (options_.layout == CheckpointLayout::kPublished) republish(f, n * blocks);
+      writer_.append(codes_.data(), codes_.size());
+      finish_rows(t, first, n);
+    }
+    writer_.append(norms_.data(), norms_.size() * sizeof(uint16_t));
+    return stats;
+  }
+
+  void republish(const HlwqFormat& f, uint64_t blocks) {
+    published_.resize(codes_.size());
+    pool_.parallel_for(blocks, 1024, [&](size_t begin, size_t end, int) {
+      to_published(f.bits, end - begin, codes_.data() + begin * f.block_bytes(),
+                   published_.data() + begin * f.block_bytes());
+    });
+    codes_.swap(published_);
+  }
+
+  void write_kept(const PlannedTensor& p) {
+    const Tensor& t = *p.source;
+    const uint64_t rows = t.rows(), slab = slab_rows(t), row = t.row_bytes();
+    if (t.elements() == 0) return;
+    for (uint64_t first = 0; first < rows; first += slab) {
+      const uint64_t n = std::min(slab, rows - first);
+      if (!p.copy_rows) {
+        decode(t, first, n);
+        writer_.append(floats_.data(), floats_.size() * sizeof(float));
+      } else if (t.rope_heads == 0) {
+        writer_.append(t.data.data() + first * row, n * row);
+      } else {
+        for (uint64_t r = first; r < first + n; ++r)
+          writer_.append(t.data.data() + t.stored_row(r) * row, row);
+      }
+      finish_rows(t, first, n);
+    }
+  }
+
+  const ModelSource& source_;
+  const QuantizeOptions& options_;
+  const CheckpointPlan& plan_;
+  SafetensorsWriter& writer_;
+  ThreadPool& pool_;
+  const Progress& progress_;
+  uint64_t done_ = 0, total_ = 0;
+  std::vector<float> floats_;
+  std::vector<uint8_t> codes_, published_;
+  std::vector<uint16_t> norms_;
+};
+
+void write_text(const fs::path& path, const std::string& text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+std::string pretty(const OrderedJson& json) {
+  return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
+bool has_content(const OrderedJson& json) { return json.is_object() && !json.empty(); }
+
+uint64_t side_file_bytes(const ModelSource& source) {
+  uint64_t bytes = source.tokenizer_json.size();
+  for (const fs::path& f : source.side_files) {
+    std::error_code ec;
+    const uint64_t size = fs::file_size(f, ec);
+    if (!ec) bytes += size;
+  }
+  return bytes;
+}
+
+// A disk that is too small is better said before an hour's work than after it. One that cannot be asked may
+// still do.
+void check_disk(const fs::path& where, uint64_t needed) {
+  fs::path existing = fs::absolute(where);
+  std::error_code ec;
+  while (!fs::exists(existing, ec) && existing.has_parent_path() && existing != existing.parent_path())
+    existing = existing.parent_path();
+  const fs::space_info space = fs::space(existing, ec);
+  if (!ec && space.available < needed)
+    throw Error(ErrorCode::kIo, "the checkpoint needs " + std::to_string(needed) + " bytes and " +
+                                    existing.string() + " has " + std::to_string(space.available) +
+                                    " free: make room, choose another disk or fewer bits");
+}
+
+/// Everything that is not a tensor.
+void write_companions(const ModelSource& source, const QuantizeOptions& options, const CheckpointPlan& plan,
+                      const QuantizeResult& result, const fs::path& dir) {
+  OrderedJson config = source.config.is_object() ? source.config : OrderedJson::object();
+  if (options.layout == CheckpointLayout::kNative) {
+    config["quantization_config"] = quantization_config(plan, options);
+  } else {
+    // Published tools hand config.json to transformers, which refuses methods it does not know; they read
+    // these instead.
+    const std::string text = pretty(published_config(plan, options, base_model_name(source, options)));
+    write_text(dir / "hlwq_config.json", text);
+    write_text(dir / "polar_config.json", text);
+  }
+  write_text(dir / "config.json", pretty(config));
+  if (has_content(source.generation_config))
+    write_text(dir / "generation_config.json", pretty(source.generation_config));
+  if (has_content(source.tokenizer_config))
+    write_text(dir / "tokenizer_config.json", pretty(source.tokenizer_config));
+  const std::string& tokenizer =
+      source.tokenizer_json.empty() ? options.tokenizer_json : source.tokenizer_json;
+  if (!tokenizer.empty()) write_text(dir / "tokenizer.json", tokenizer);
+  if (!source.chat_template.empty()) write_text(dir / "chat_template.jinja", source.chat_template);
+  write_text(dir / "README.md", model_card(source, options, result));
+  for (const fs::path& file : source.side_files) {
+    const fs::path to = dir / file.filename();
+    if (fs::exists(to)) continue;
+    std::error_code ec;
+    fs::copy_file(file, to, ec);
+    if (ec)
+      throw Error(ErrorCode::kIo, "cannot copy " + file.string() + " into the checkpoint: " + ec.message());
+  }
+}
+
+}  // namespace
+
+uint64_t predict_quantized_bytes(const ModelSource& source, const QuantizeOptions& options) {
+  return plan_checkpoint(source, options).bytes;
+}
+
+QuantizeResult quantize_model(const ModelSource& source, const QuantizeOptions& options, const fs::path& out,
+                              ThreadPool& pool, const Progress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  const CheckpointPlan plan = plan_checkpoint(source, options);
+  check_disk(out, plan.bytes + side_file_bytes(source) + kSlackBytes);
+
+  QuantizeResult result;
+  std::map<const Tensor*, QuantizedTensor> reports;
+  AtomicDirectory directory(out, options.replace);
+  {
+    SafetensorsWriter writer(directory.path(), plan.specs, {{"format", "pt"}}, options.max_shard_bytes);
+    Streamer streamer(source, options, plan, writer, pool, progress);
+    streamer.write_codebooks();
+    for (const PlannedTensor& p : plan.tensors) reports[p.source] = streamer.write(p);
+    writer.finish();
+  }
+  for (const Tensor& t : source.tensors->tensors()) {
+    result.tensors.push_back(std::move(reports.at(&t)));
+    result.bytes_in += t.data.size();
+    result.elements += t.elements();
+  }
+  result.bytes_out = plan.bytes;
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  write_companions(source, options, plan, result, directory.path());
+  directory.commit();
+  return result;
+}
+
+}  // namespace hlwq
