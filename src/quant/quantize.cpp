@@ -191,6 +191,16 @@ void check_disk(const fs::path& where, uint64_t needed) {
 /// Everything that is not a tensor.
 void write_companions(const ModelSource& source, const QuantizeOptions& options, const CheckpointPlan& plan,
                       const QuantizeResult& result, const fs::path& dir) {
+  for (const fs::path& file : source.side_files) {
+    const fs::path to = dir / file.filename();
+    std::error_code ec;
+    fs::copy_file(file, to, ec);
+    if (ec)
+      throw Error(ErrorCode::kIo, "cannot copy " + file.string() + " into the checkpoint: " + ec.message());
+  }
+  const auto write_if_new = [&dir](const char* name, const std::string& text) {
+    if (!fs::exists(dir / name)) write_text(dir / name, text);
+  };
   OrderedJson config = source.config.is_object() ? source.config : OrderedJson::object();
   if (options.layout == CheckpointLayout::kNative) {
     config["quantization_config"] = quantization_config(plan, options);
@@ -203,22 +213,14 @@ void write_companions(const ModelSource& source, const QuantizeOptions& options,
   }
   write_text(dir / "config.json", pretty(config));
   if (has_content(source.generation_config))
-    write_text(dir / "generation_config.json", pretty(source.generation_config));
+    write_if_new("generation_config.json", pretty(source.generation_config));
   if (has_content(source.tokenizer_config))
-    write_text(dir / "tokenizer_config.json", pretty(source.tokenizer_config));
+    write_if_new("tokenizer_config.json", pretty(source.tokenizer_config));
   const std::string& tokenizer =
       source.tokenizer_json.empty() ? options.tokenizer_json : source.tokenizer_json;
-  if (!tokenizer.empty()) write_text(dir / "tokenizer.json", tokenizer);
-  if (!source.chat_template.empty()) write_text(dir / "chat_template.jinja", source.chat_template);
+  if (!tokenizer.empty()) write_if_new("tokenizer.json", tokenizer);
+  if (!source.chat_template.empty()) write_if_new("chat_template.jinja", source.chat_template);
   write_text(dir / "README.md", model_card(source, options, result));
-  for (const fs::path& file : source.side_files) {
-    const fs::path to = dir / file.filename();
-    if (fs::exists(to)) continue;
-    std::error_code ec;
-    fs::copy_file(file, to, ec);
-    if (ec)
-      throw Error(ErrorCode::kIo, "cannot copy " + file.string() + " into the checkpoint: " + ec.message());
-  }
 }
 
 }  // namespace
