@@ -69,6 +69,10 @@ std::vector<bool> read_sliding_layers(const ConfigReader& c, uint64_t layers, ui
 /// llama3 and proportional; Error(kUnsupported) names any other type.
 RopeSpec make_rope(const OrderedJson& params, double theta, uint64_t head_dim);
 
+/// The spec of a config.json. Throws Error(kUnsupported) naming an architecture or feature that is not built,
+/// kInvalidFile for missing or absurd values.
+ModelSpec model_spec(const OrderedJson& config);
+
 // One file a family.
 ModelSpec llama_spec(const OrderedJson& config);
 ModelSpec gemma3_spec(const OrderedJson& config);

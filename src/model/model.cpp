@@ -1,5 +1,7 @@
 #include "model/model.h"
 
+#include "model/config_reader.h"
+
 namespace hlwq {
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source) {

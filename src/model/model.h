@@ -21,6 +21,7 @@ class Model {
   const ModelSpec& spec() const { return transformer_->spec(); }
   const Transformer& transformer() const { return *transformer_; }
   const WeightStore& weights() const { return *weights_; }
+  bool has_tokenizer() const { return tokenizer_ != nullptr; }
   /// Throws Error(kNotFound) when the model came without one.
   const Tokenizer& tokenizer() const;
   const ChatTemplate* chat_template() const { return template_ ? &*template_ : nullptr; }

@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "base/json.h"
-
 namespace hlwq {
 
 /// A rotary embedding: one angle per pair (i, i + head_dim / 2); pairs that do not rotate have frequency 0.
@@ -45,9 +43,5 @@ struct ModelSpec {
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;
 };
-
-/// The spec of a config.json. Throws Error(kUnsupported) naming an architecture or feature that is not built,
-/// kInvalidFile for missing or absurd values.
-ModelSpec model_spec(const OrderedJson& config);
 
 }  // namespace hlwq

@@ -38,6 +38,10 @@ void Workspace::reserve(const ModelSpec& spec, uint64_t tokens) {
 
 Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move(spec)) {
   const uint64_t hidden = spec_.hidden, inner = spec_.intermediate;
+  // Text models saved alone, inside a multimodal one, or by older tools differ only in the prefix.
+  for (const char* prefix : {"model.language_model.", "language_model.model.", "model."})
+    if (!weights.contains(spec_.prefix + "embed_tokens.weight") && weights.contains(prefix + std::string("embed_tokens.weight")))
+      spec_.prefix = prefix;
   embedding_ = weights.matrix(spec_.prefix + "embed_tokens.weight", spec_.vocab, hidden);
   // A checkpoint may hold an untied head although the config does not say so; its presence decides.
   lm_head_ = weights.contains("lm_head.weight") && !spec_.tied ? weights.matrix("lm_head.weight", spec_.vocab, hidden) : embedding_;

@@ -1,5 +1,8 @@
 #include "model/weights.h"
 
+#include "io/model_source.h"
+#include "quant/hlwq_checkpoint.h"
+
 namespace hlwq {
 namespace {
 
@@ -14,6 +17,8 @@ WeightStore::WeightStore(const ModelSource& source) : source_(source) {
     throw Error(ErrorCode::kNotFound, source.path.string() + " has a config but no weights (*.safetensors)");
   if (HlwqCheckpoint::is_hlwq(source)) checkpoint_ = std::make_unique<HlwqCheckpoint>(source);
 }
+
+WeightStore::~WeightStore() = default;
 
 bool WeightStore::contains(const std::string& name) const {
   return source_.tensors->find(name) || (checkpoint_ && checkpoint_->contains(name));

@@ -8,17 +8,19 @@
 #include <utility>
 #include <vector>
 
-#include "io/model_source.h"
 #include "ops/linear.h"
-#include "quant/hlwq_checkpoint.h"
 
 namespace hlwq {
+
+struct ModelSource;
+class HlwqCheckpoint;
 
 /// Owns what Weight pointers refer to besides the mapped files; lives as long as the model.
 class WeightStore {
  public:
   /// Throws Error(kNotFound) when the source has no weights at all.
   explicit WeightStore(const ModelSource& source);
+  ~WeightStore();
   WeightStore(const WeightStore&) = delete;
 
   /// A matrix [rows, cols]. Throws Error(kNotFound | kInvalidFile) naming it and both shapes.

@@ -1,0 +1,177 @@
+#include "eval/perplexity.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+namespace hlwq {
+namespace {
+
+constexpr uint64_t kLogitRows = 32;  // positions whose logits are held at a time
+
+// Runs one model over one window after another, with a cache of its own.
+class Runner {
+ public:
+  Runner(const Model& model, Engine& engine, uint64_t window, KvType kv)
+      : model_(model), engine_(engine), cache_(model.spec(), window, window, kv) {}
+
+  // Final hidden states of every position of the window.
+  void read(std::span<const int32_t> ids) {
+    const auto start = std::chrono::steady_clock::now();
+    cache_.truncate(0);
+    const auto states = model_.transformer().forward(engine_.compute(), cache_, ids, workspace_);
+    hidden_.assign(states.begin(), states.end());
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  // Logits [rows, vocab] of positions first .. first + rows.
+  std::span<float> logits(uint64_t first, uint64_t rows) {
+    const auto start = std::chrono::steady_clock::now();
+    logits_.resize(kLogitRows * model_.spec().vocab);
+    model_.transformer().logits(engine_.compute(), hidden_.data() + first * model_.spec().hidden, rows, logits_.data());
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return {logits_.data(), rows * model_.spec().vocab};
+  }
+
+  double seconds() const { return seconds_; }
+
+ private:
+  const Model& model_;
+  Engine& engine_;
+  KvCache cache_;
+  Workspace workspace_;
+  std::vector<float> hidden_, logits_;
+  double seconds_ = 0;
+};
+
+double log_sum_exp(std::span<const float> x, float& max) {
+  max = *std::max_element(x.begin(), x.end());
+  double sum = 0;
+  for (float v : x) sum += std::exp(v - max);
+  return max + std::log(sum);
+}
+
+struct TokenScore {
+  double nll = 0, base_nll = 0, kl = 0;
+  bool same_top = false;
+};
+
+TokenScore score(std::span<const float> logits, std::span<const float> base, int32_t target) {
+  TokenScore s;
+  float max, base_max;
+  const double lse = log_sum_exp(logits, max);
+  s.nll = lse - logits[static_cast<size_t>(target)];
+  if (base.empty()) return s;
+  const double base_lse = log_sum_exp(base, base_max);
+  s.base_nll = base_lse - base[static_cast<size_t>(target)];
+  // KL = sum p (log p - log q) = sum p (a - b) - (lse_a - lse_b), a and b the two models' logits.
+  double sum = 0;
+  for (size_t i = 0; i < base.size(); ++i)
+    sum += static_cast<double>(std::exp(base[i] - base_max)) * static_cast<double>(base[i] - logits[i]);
+  s.kl = std::max(0.0, sum * std::exp(base_max - base_lse) - (base_lse - lse));
+  s.same_top = std::max_element(logits.begin(), logits.end()) - logits.begin() ==
+               std::max_element(base.begin(), base.end()) - base.begin();
+  return s;
+}
+
+}  // namespace
+
+EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::span<const int32_t> text,
+                    const EvalOptions& options, const Progress& progress) {
+  const uint64_t with_bos = options.bos >= 0 ? 1 : 0;
+  const uint64_t vocab = model.spec().vocab;
+  if (options.window < 2 + with_bos || options.window > model.spec().max_context)
+    throw Error(ErrorCode::kInvalidArgument, "the window must have " + std::to_string(2 + with_bos) + " to " +
+                                                 std::to_string(model.spec().max_context) + " tokens");
+  const uint64_t body = options.window - with_bos, stride = options.stride ? options.stride : body;
+  if (stride > body) throw Error(ErrorCode::kInvalidArgument, "the stride must not pass the window's " + std::to_string(body) + " tokens");
+  if (base && base->spec().vocab != vocab)
+    throw Error(ErrorCode::kInvalidArgument, "the two models have different vocabularies (" + std::to_string(vocab) +
+                                                 " and " + std::to_string(base->spec().vocab) + " tokens)");
+  if (text.size() < 2) throw Error(ErrorCode::kInvalidArgument, "the text has too few tokens to predict any");
+
+  uint64_t total = text.size() <= body ? 1 : 1 + ceil_div(text.size() - body, stride);
+  if (options.max_windows) total = std::min(total, options.max_windows);
+
+  Runner runner(model, engine, options.window, options.kv);
+  std::optional<Runner> base_runner;
+  if (base) base_runner.emplace(*base, engine, options.window, options.kv);
+
+  EvalResult result;
+  result.has_base = base != nullptr;
+  std::vector<double> kl;
+  double nll = 0, base_nll = 0;
+  uint64_t same_top = 0, predicted_to = 0;  // text[0, predicted_to) has been counted
+  std::vector<int32_t> window;
+  for (uint64_t k = 0; k < total; ++k) {
+    progress.step(k, total, "evaluating");
+    const uint64_t begin = k * stride, end = std::min<uint64_t>(begin + body, text.size());
+    window.clear();
+    if (with_bos) window.push_back(options.bos);
+    window.insert(window.end(), text.begin() + static_cast<std::ptrdiff_t>(begin), text.begin() + static_cast<std::ptrdiff_t>(end));
+    const uint64_t first_target = std::max(predicted_to, begin + (with_bos ? 0 : 1));
+    if (first_target >= end) continue;
+    runner.read(window);
+    if (base_runner) base_runner->read(window);
+    for (uint64_t target = first_target; target < end; target += kLogitRows) {
+      const uint64_t rows = std::min(kLogitRows, end - target);
+      const uint64_t position = target - begin + with_bos - 1;  // the logits here predict text[target]
+      const auto logits = runner.logits(position, rows);
+      const auto base_logits = base_runner ? base_runner->logits(position, rows) : std::span<float>();
+      std::vector<TokenScore> scores(rows);
+      engine.compute().pool->parallel_for(rows, 1, [&](size_t b, size_t e, int) {
+        for (size_t r = b; r < e; ++r)
+          scores[r] = score(logits.subspan(r * vocab, vocab),
+                            base_logits.empty() ? std::span<const float>() : base_logits.subspan(r * vocab, vocab),
+                            text[target + r]);
+      });
+      for (const TokenScore& s : scores) {
+        nll += s.nll;
+        base_nll += s.base_nll;
+        same_top += s.same_top;
+        if (base) kl.push_back(s.kl);
+      }
+      result.tokens += rows;
+    }
+    predicted_to = end;
+    ++result.windows;
+  }
+  progress.step(total, total, "evaluating");
+  if (result.tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the text has too few tokens to predict any");
+
+  const auto n = static_cast<double>(result.tokens);
+  result.nll = nll / n;
+  result.ppl = std::exp(result.nll);
+  result.seconds = runner.seconds();
+  if (base) {
+    result.base_nll = base_nll / n;
+    result.base_ppl = std::exp(result.base_nll);
+    result.top1 = static_cast<double>(same_top) / n;
+    double sum = 0;
+    for (double v : kl) sum += v;
+    result.kl_mean = sum / n;
+    std::sort(kl.begin(), kl.end());
+    result.kl_median = kl.size() % 2 ? kl[kl.size() / 2] : (kl[kl.size() / 2 - 1] + kl[kl.size() / 2]) / 2;
+    result.kl_p99 = kl[std::min(kl.size() - 1, kl.size() * 99 / 100)];
+  }
+  return result;
+}
+
+int32_t bos_token(const Model& model) {
+  const auto& tc = model.source().tokenizer_config;
+  if (tc.is_object() && tc.contains("bos_token") && model.has_tokenizer()) {
+    const auto& bos = tc["bos_token"];
+    const std::string text = bos.is_string() ? bos.get<std::string>()
+                             : bos.is_object() && bos.contains("content") && bos["content"].is_string()
+                                 ? bos["content"].get<std::string>()
+                                 : std::string();
+    if (!text.empty()) return model.tokenizer().token_to_id(text);
+  }
+  const OrderedJson& config = model.source().config;
+  for (const OrderedJson* c : {&config, config.contains("text_config") ? &config["text_config"] : nullptr})
+    if (c && c->contains("bos_token_id") && (*c)["bos_token_id"].is_number_integer()) return (*c)["bos_token_id"].get<int32_t>();
+  return -1;
+}
+
+}  // namespace hlwq
