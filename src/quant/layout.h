@@ -106,7 +106,7 @@ inline std::string norms_name(const std::string& weight) {
 }  // F16 [rows, row_blocks]
 /// The codebook tensor of a (bits, lags): F32 [lags, 2^bits], indexed by stored code.
 inline std::string codebook_name(int bits, int lags) {
-  return "hlwq.codebook.q" + std::to_string(bits) + (lags > 1 ? "l" + std::to_string(lags) : "");
+  return std::string("hlwq.codebook.q") + std::to_string(bits) + (lags > 1 ? "l" + std::to_string(lags) : "");
 }
 
 }  // namespace hlwq

@@ -195,6 +195,7 @@ void write_companions(const ModelSource& source, const QuantizeOptions& options,
     const fs::path to = dir / file.filename();
     std::error_code ec;
     fs::copy_file(file, to, ec);
+    if (!ec) fs::permissions(to, fs::perms::owner_write, fs::perm_options::add, ec);
     if (ec)
       throw Error(ErrorCode::kIo, "cannot copy " + file.string() + " into the checkpoint: " + ec.message());
   }
