@@ -35,7 +35,12 @@ inline void block_factors(const uint16_t* norms, const float* scales, float step
   for (uint64_t i = 0; i < n; ++i) out[i] = half_to_float(norms[i]) * step * scales[i];
 }
 
-/// y[r * 1] for R neighbouring rows from `row` and token t. R rows at once hide each other's latency and
+/// A whole number of row groups, at least 4 KB.
+inline uint64_t prefetch_distance(uint64_t group_bytes) {
+  return ceil_div(uint64_t{4096}, group_bytes) * group_bytes;
+}
+
+/// y[r] for R neighbouring rows from `row` and token t. R rows at once hide each other's latency and
 /// share the loads of the activations.
 template <int BITS, int G, int R>
 inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const Tables<BITS>& tables,
@@ -53,6 +58,9 @@ inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const 
   const __m256i hi_weight = _mm256_set1_epi16(kHasLo ? 128 : 1), lo_weight = _mm256_set1_epi16(1);
   const float step = kHasLo ? w.tables->step * 0x1p-7f : w.tables->step;
   const float offset = w.tables->offset * 0.125f;  // spread over the 8 lanes
+  // The rows after these follow in memory; the hardware's prefetchers give up at every page and change of
+  // row.
+  const uint64_t ahead = prefetch_distance(R * row_bytes);
 
   for (uint64_t b0 = 0; b0 < blocks; b0 += kFactors) {
     const uint64_t n = blocks - b0 < kFactors ? blocks - b0 : kFactors;
@@ -79,7 +87,11 @@ inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const 
           }
         }
         q += G;
-        for (int r = 0; r < R; ++r) codes[r] += kGranuleBytes;
+        for (int r = 0; r < R; ++r) {
+          for (int line = 0; line < kGranuleBytes; line += 64)
+            _mm_prefetch(reinterpret_cast<const char*>(codes[r] + ahead + line), _MM_HINT_T0);
+          codes[r] += kGranuleBytes;
+        }
       }
       const __m256 shift = _mm256_set1_ps(static_cast<float>(sums[b0 + b]) * offset);
       for (int r = 0; r < R; ++r) {
@@ -174,9 +186,9 @@ inline void transpose8(const int16_t* rows, int stride, int32_t* out) {
 
 /// sums[t][rows] += norms[rows] * scale[t] * (integer dot of a block), for T tokens.
 template <int T>
-inline void multiply_tile(const int32_t (*weights)[kTileRows], const int16_t* x, int block, __m256 norm0,
-                          __m256 norm1, const float* scales, uint64_t scale_stride,
-                          float (*sums)[kTileRows]) {
+[[gnu::noinline]] void multiply_tile(const int32_t (*weights)[kTileRows], const int16_t* x, int block,
+                                     __m256 norm0, __m256 norm1, const float* scales, uint64_t scale_stride,
+                                     float (*sums)[kTileRows]) {
   __m256i dot[T][2];
 #pragma GCC unroll 6
   for (int t = 0; t < T; ++t) dot[t][0] = dot[t][1] = _mm256_setzero_si256();
@@ -190,6 +202,8 @@ inline void multiply_tile(const int32_t (*weights)[kTileRows], const int16_t* x,
       const __m256i xv = _mm256_set1_epi32(pair);
       dot[t][0] = _mm256_add_epi32(dot[t][0], _mm256_madd_epi16(w0, xv));
       dot[t][1] = _mm256_add_epi32(dot[t][1], _mm256_madd_epi16(w1, xv));
+      // Keeps the compiler from starting every product first, for which it would spill all the sums.
+      asm volatile("" : "+x"(dot[t][0]), "+x"(dot[t][1]));
     }
   }
 #pragma GCC unroll 6
@@ -287,12 +301,14 @@ void many_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t ro
   }
 }
 
-constexpr uint64_t kManyTokens = 4;  // from here expanding and interleaving pays
+// From here expanding and interleaving a tile of weights costs less than decoding it again for each token.
+template <int BITS>
+constexpr uint64_t kManyTokens = BITS >= 7 ? 4 : 7;
 
 template <int BITS, int G>
 inline void rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                  float* y, uint64_t y_stride) {
-  if (x.tokens < kManyTokens)
+  if (x.tokens < kManyTokens<BITS>)
     few_tokens<BITS, G>(w, x, row_begin, row_end, y, y_stride);
   else
     many_tokens<BITS, G>(w, x, row_begin, row_end, y, y_stride);
