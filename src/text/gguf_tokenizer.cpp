@@ -297,8 +297,25 @@ std::vector<double> read_scores(const Json& metadata, size_t n) {
   return scores;
 }
 
+// GGUF writers spell user-defined runs of spaces with spaces, where the vocabulary and the merges have
+// U+2581; and they lose such tokens' score, which is 0, the best there is.
+void restore_user_defined(Source& s, std::vector<double>* scores) {
+  for (size_t i = 0; i < s.tokens.size(); ++i) {
+    if (s.types[i] != kUserDefined) continue;
+    if (scores) (*scores)[i] = 0;
+    std::string& t = s.tokens[i];
+    if (t.empty() || t.find_first_not_of(' ') != t.npos) continue;
+    std::string spelled;
+    for (size_t n = 0; n < t.size(); ++n) spelled += "\xE2\x96\x81";
+    t = std::move(spelled);
+  }
+}
+
 // has_scores: merges follow from scores ("llama"); otherwise they are listed ("gemma4").
-std::string sentencepiece_json(const Json& metadata, const Source& s, bool has_scores) {
+std::string sentencepiece_json(const Json& metadata, Source s, bool has_scores) {
+  std::vector<double> scores;
+  if (has_scores) scores = read_scores(metadata, s.tokens.size());
+  restore_user_defined(s, has_scores ? &scores : nullptr);
   const bool prefix = get_bool(metadata, "add_space_prefix", has_scores);
   const Json replace = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\xE2\x96\x81"}};
   const Json normalizer =
@@ -333,7 +350,7 @@ std::string sentencepiece_json(const Json& metadata, const Source& s, bool has_s
   }
   out += "\"merges\":[";
   bool first = true;
-  for (const SpmMerge& m : spm_merges(s, read_scores(metadata, s.tokens.size()))) {
+  for (const SpmMerge& m : spm_merges(s, scores)) {
     const std::string_view t = s.tokens[static_cast<size_t>(m.token)];
     if (!std::exchange(first, false)) out += ',';
     out += '[';
