@@ -1,0 +1,154 @@
+// hlwq bench: quality (perplexity, KL divergence) and speed.
+#include "common.h"
+#include "engine/plan.h"
+#include "eval/perplexity.h"
+#include "eval/speed.h"
+#include "terminal.h"
+
+namespace hlwq::cli {
+namespace {
+
+class Bench : public Command {
+ public:
+  std::string name() const override { return "bench"; }
+  std::string summary() const override { return "Measure quality (perplexity, KL divergence) and speed"; }
+  std::string examples() const override {
+    return "  hlwq bench SmolLM2-Q5 --speed\n"
+           "  hlwq bench SmolLM2-Q5 --ppl --text-file wiki.test.raw --windows 32\n"
+           "  hlwq bench SmolLM2-Q5 --kld SmolLM2.gguf --text-file wiki.test.raw --json";
+  }
+
+  void declare(Args& args) override {
+    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
+    args.flag("--ppl", ppl_, "Perplexity of --text-file");
+    args.option("--kld", base_, "BASE",
+                "KL divergence and top-1 agreement against this model; gives --ppl too");
+    args.flag("--speed", speed_, "Prefill and decode speed (the default)");
+    args.flag("--json", json_, "Print the figures as JSON");
+    args.group("Quality");
+    args.option("--text-file", text_file_, "FILE", "Text to measure on");
+    args.option("--ids-file", ids_file_, "FILE", "Text as token ids instead, for models without a tokenizer");
+    args.number("-c,--ctx", window_, 2, "N", "Tokens per window, the BOS included (512)");
+    args.number("--stride", stride_, 1, "N", "Tokens from window to window (default: no overlap)");
+    args.number("--windows", windows_, 1, "N", "Only the first N windows (default: all)");
+    args.group("Speed");
+    args.number("--prompt", prompt_, 1, "N", "Tokens of the prefill test (512)");
+    args.number("--decode", decode_, 1, "N", "Tokens of the decode test (64)");
+    args.number("--depth", depth_, 0, "N", "Tokens in the context before decoding (0)");
+    args.number("--repeats", repeats_, 1, "N", "Repetitions, of which medians are taken (5)");
+    args.group("Machine");
+    args.choice("--kv", kv_.kv, {"bf16", "f32"}, "Type of the key/value cache in the quality test (bf16)");
+    engine_.declare(args);
+  }
+
+  int run() override {
+    const bool quality = ppl_ || base_;
+    if (!quality) speed_ = true;
+    if (quality && text_file_.has_value() + ids_file_.has_value() != 1)
+      throw UsageError("--ppl and --kld need --text-file FILE (or --ids-file FILE)");
+    if (!quality && (text_file_ || ids_file_)) throw UsageError("--text-file goes with --ppl or --kld");
+
+    Engine engine = engine_.make();
+    const auto model = Model::load(model_);
+    const auto base = base_ ? Model::load(*base_) : nullptr;
+    const ModelFacts facts = model_facts(*model);
+    OrderedJson out{{"tokens", nullptr},        {"nll", nullptr},         {"ppl", nullptr},
+                    {"kl_mean", nullptr},       {"kl_median", nullptr},   {"top1", nullptr},
+                    {"prefill_tok_s", nullptr}, {"decode_tok_s", nullptr}};
+    if (quality) measure_quality(*model, base.get(), engine, out);
+    if (speed_) measure(model, engine, out);
+    out["weight_bytes"] = facts.weight_bytes;
+    out["bits_per_weight"] = facts.bits_per_weight;
+    out["backend"] = engine.backend();
+    out["threads"] = engine.threads();
+    if (json_)
+      print_json(out);
+    else
+      print_text(out);
+    return kDone;
+  }
+
+ private:
+  std::vector<int32_t> text_ids(const Model& model) const {
+    if (ids_file_) return parse_ids(read_text(*ids_file_));
+    return model.tokenizer().encode(read_text(*text_file_), false, false);
+  }
+
+  void measure_quality(const Model& model, const Model* base, Engine& engine, OrderedJson& out) const {
+    EvalOptions options;
+    options.window = static_cast<uint64_t>(window_);
+    options.stride = static_cast<uint64_t>(stride_);
+    options.max_windows = static_cast<uint64_t>(windows_);
+    options.bos = bos_token(model);
+    options.kv = kv_.kv_type();
+    ProgressLine line(base ? "KL divergence" : "perplexity");
+    const EvalResult r = evaluate(model, base, engine, text_ids(model), options, line.progress());
+    out["tokens"] = r.tokens;
+    out["nll"] = r.nll;
+    out["ppl"] = r.ppl;
+    out["windows"] = r.windows;
+    out["window"] = options.window;
+    out["seconds"] = r.seconds;
+    if (!r.has_base) return;
+    out["kl_mean"] = r.kl_mean;
+    out["kl_median"] = r.kl_median;
+    out["kl_p99"] = r.kl_p99;
+    out["top1"] = r.top1;
+    out["base_nll"] = r.base_nll;
+    out["base_ppl"] = r.base_ppl;
+  }
+
+  void measure(const std::shared_ptr<const Model>& model, Engine& engine, OrderedJson& out) const {
+    SpeedOptions options;
+    options.prompt = static_cast<uint64_t>(prompt_);
+    options.decode = static_cast<uint64_t>(decode_);
+    options.depth = static_cast<uint64_t>(depth_);
+    options.repeats = static_cast<int>(std::min<int64_t>(repeats_, 10000));
+    ProgressLine line("speed");
+    const SpeedResult r = measure_speed(model, engine, options, line.progress());
+    out["prefill_tok_s"] = r.prefill_tok_s;
+    out["decode_tok_s"] = r.decode_tok_s;
+    out["decode_gb_s"] = r.decode_gb_s;
+    out["read_gb_s"] = r.read_gb_s;
+  }
+
+  static void print_text(const OrderedJson& o) {
+    Table table({"measure", "value"});
+    const auto row = [&](const char* key, const std::string& label, int digits,
+                         const std::string& unit = "") {
+      if (!o.contains(key) || o[key].is_null()) return;
+      table.add({label, fixed(o[key].get<double>(), digits) + unit});
+    };
+    table.add({"weights", format_bytes(o["weight_bytes"].get<uint64_t>())});
+    row("bits_per_weight", "bits per weight", 3);
+    if (!o["tokens"].is_null()) table.add({"tokens", format_count(o["tokens"].get<uint64_t>())});
+    row("ppl", "perplexity", 4);
+    row("nll", "NLL, nats per token", 5);
+    row("base_ppl", "perplexity of the base", 4);
+    row("kl_mean", "KL from the base, mean", 5);
+    row("kl_median", "KL from the base, median", 5);
+    row("kl_p99", "KL from the base, 99th percentile", 4);
+    if (!o["top1"].is_null())
+      table.add({"same likeliest token", fixed(100 * o["top1"].get<double>(), 2) + " %"});
+    row("prefill_tok_s", "prefill", 1, " tok/s");
+    row("decode_tok_s", "decode", 1, " tok/s");
+    row("decode_gb_s", "weights read while decoding", 2, " GB/s");
+    row("read_gb_s", "read bandwidth of the machine", 2, " GB/s");
+    table.add({"backend", o["backend"].get<std::string>() + ", " + std::to_string(o["threads"].get<int>()) +
+                              " threads"});
+    show(table.str());
+  }
+
+  std::string model_;
+  std::optional<std::string> base_, text_file_, ids_file_;
+  bool ppl_ = false, speed_ = false, json_ = false;
+  int64_t window_ = 512, stride_ = 0, windows_ = 0, prompt_ = 512, decode_ = 64, depth_ = 0, repeats_ = 5;
+  ContextArgs kv_;
+  EngineArgs engine_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_bench() { return std::make_unique<Bench>(); }
+
+}  // namespace hlwq::cli

@@ -1,0 +1,205 @@
+// hlwq chat: a conversation in the terminal.
+#include <iostream>
+
+#include "base/file.h"
+#include "common.h"
+#include "engine/generate.h"
+#include "line_input.h"
+#include "terminal.h"
+
+namespace hlwq::cli {
+namespace {
+
+constexpr const char* kHelp =
+    "/help         this list\n"
+    "/reset        forget the conversation (the system message stays)\n"
+    "/save FILE    write the conversation as JSON messages\n"
+    "/load FILE    go on with a saved conversation\n"
+    "/stats        tokens, speeds and memory\n"
+    "/exit         leave (so does Ctrl-D)\n"
+    "Ctrl-C stops an answer; twice at the prompt it leaves. A line that ends in \\ goes on in the next one;\n"
+    "pasted lines stay one message. // at the start of a message stands for one /.\n";
+
+class Chat : public Command {
+ public:
+  std::string name() const override { return "chat"; }
+  std::string summary() const override { return "Talk to a model in the terminal"; }
+  std::string examples() const override {
+    return "  hlwq chat SmolLM2-Q5\n"
+           "  hlwq chat SmolLM2-Q5 -s 'Answer in one sentence.' --temp 0.7\n"
+           "  printf 'Hello\\nAnd again\\n' | hlwq chat SmolLM2-Q5 --greedy\n"
+           "Type /help inside.";
+  }
+
+  void declare(Args& args) override {
+    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
+    args.option("-s,--system", system_, "TEXT", "System message");
+    args.option("--load", load_, "FILE", "Go on with a saved conversation");
+    args.option("-n,--max-tokens", max_tokens_, "N", "Tokens per answer at most");
+    sampling_.declare(args);
+    template_.declare(args);
+    context_.declare(args);
+    engine_.declare(args);
+  }
+
+  int run() override {
+    if (max_tokens_ && *max_tokens_ < 1) throw UsageError("-n must be positive");
+    Engine engine = engine_.make();
+    const auto model = Model::load(model_);
+    generate_.sampling = sampling_.params(*model);
+    generate_.stop = sampling_.stop;
+    if (!sampling_.ignore_eos) generate_.stop_ids = stop_tokens(*model);
+    generate_.max_tokens = max_tokens_.value_or(-1);
+    generate_.cancelled = &interrupted();
+    if (!model->chat_template())
+      throw Error(ErrorCode::kUnsupported, model_ + " has no chat template; use 'hlwq run --raw'");
+    Session session(model, engine, context_.options());
+    reset();
+    if (!load_.empty()) messages_ = read_messages(load_);
+    LineInput input;
+    if (input.is_terminal())
+      show(model->spec().architecture + " on " + engine.backend() + ", context " +
+           format_count(session.context()) + ". /help lists commands.\n");
+    return loop(session, input);
+  }
+
+ private:
+  int loop(Session& session, LineInput& input) {
+    bool warned = false;  // one Ctrl-C at the prompt has been answered with a hint
+    std::string text;
+    for (;;) {
+      interrupted() = false;
+      const LineInput::Event event = input.read("> ", text);
+      if (event == LineInput::Event::kEnd) {
+        if (input.is_terminal()) show("\n");
+        return kDone;
+      }
+      if (event == LineInput::Event::kInterrupted) {
+        if (!input.is_terminal()) throw Error(ErrorCode::kCancelled, "interrupted");
+        show(warned ? "\n" : "\n(Ctrl-C again leaves)\n");
+        if (warned) return kDone;
+        warned = true;
+        continue;
+      }
+      warned = false;
+      if (text.find_first_not_of(" \t\n") == std::string::npos) continue;
+      try {
+        if (text.starts_with("//")) {
+          answer(session, text.substr(1));
+        } else if (text.starts_with("/")) {
+          if (!command(session, text)) return kDone;
+        } else {
+          answer(session, text);
+        }
+      } catch (const Error& e) {  // a bad file name or a full context must not end the conversation
+        std::cerr << "hlwq: " << printable(e.what()) << "\n";
+        failed_ = true;
+      }
+      // A script that pipes messages in wants to know; a person has seen the message.
+      if (failed_ && !input.is_terminal()) return kFailed;
+    }
+  }
+
+  void answer(Session& session, const std::string& text) {
+    messages_.push_back(chat_message("user", text));
+    ProgressLine line("reading the conversation", ProgressLine::Unit::kCount, 1);
+    generate_.prefill = line.progress();
+    std::string partial;
+    const auto keep_partial =
+        [&] {  // without any answer the question goes too: templates want turns to alternate
+          if (partial.empty())
+            messages_.erase(messages_.size() - 1);
+          else
+            messages_.push_back(chat_message("assistant", partial));
+        };
+    try {
+      const std::vector<int32_t> prompt = chat_ids(session.model(), messages_, template_.options());
+      const GenerateResult result = generate(session, prompt, generate_, [&](const std::string& piece) {
+        line.clear();
+        show(piece);
+        partial += piece;
+      });
+      line.clear();
+      last_ = result.timing;
+      ++generate_.sampling.seed;  // the same question twice need not get the same answer
+      const bool cancelled = result.finish_reason == "cancelled";
+      show(cancelled ? " [stopped]\n" : result.finish_reason == "length" ? " [cut: length]\n" : "\n");
+      if (cancelled)
+        keep_partial();
+      else
+        messages_.push_back(chat_message("assistant", result.text));
+    } catch (const Error& e) {
+      line.clear();
+      keep_partial();
+      if (e.code() != ErrorCode::kCancelled) throw;
+      show("[stopped]\n");
+    }
+  }
+
+  /// False: leave.
+  bool command(Session& session, const std::string& text) {
+    const size_t space = text.find(' ');
+    const std::string name = text.substr(0, space);
+    std::string argument = space == std::string::npos ? "" : text.substr(space);
+    argument.erase(0, argument.find_first_not_of(' '));
+    argument.erase(argument.find_last_not_of(' ') + 1);
+    if (name == "/exit" || name == "/quit") return false;
+    if (name == "/help") {
+      show(kHelp);
+    } else if (name == "/reset") {
+      reset();
+      show("(forgotten)\n");
+    } else if (name == "/stats") {
+      stats(session);
+    } else if ((name == "/save" || name == "/load") && argument.empty()) {
+      show(name + " wants a file name\n");
+    } else if (name == "/save") {
+      AtomicFile file(argument);
+      file.write(messages_.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
+      file.commit();
+      show("(" + std::to_string(messages_.size()) + " messages written to " + argument + ")\n");
+    } else if (name == "/load") {
+      messages_ = read_messages(argument);
+      show("(" + std::to_string(messages_.size()) + " messages)\n");
+    } else {
+      show("unknown command " + name + "; /help lists them, // sends a message that starts with /\n");
+    }
+    return true;
+  }
+
+  void reset() {
+    messages_ = OrderedJson::array();
+    if (system_) messages_.push_back(chat_message("system", *system_));
+  }
+
+  void stats(const Session& session) const {
+    const auto rate = [](uint64_t n, double s) {
+      return s > 0 ? fixed(static_cast<double>(n) / s, 1) + " tok/s" : std::string("-");
+    };
+    show("messages " + std::to_string(messages_.size()) + ", context " + format_count(session.ids().size()) +
+         " of " + format_count(session.context()) + " tokens\nlast answer: read " +
+         format_count(last_.prefill_tokens) + " tokens at " + rate(last_.prefill_tokens, last_.prefill_s) +
+         ", wrote " + format_count(last_.decode_tokens) + " at " + rate(last_.decode_tokens, last_.decode_s) +
+         "\nKV cache " + format_bytes(session.kv_bytes()) + ", scratch " +
+         format_bytes(session.scratch_bytes()) + "\n");
+  }
+
+  std::string model_, load_;
+  std::optional<std::string> system_;
+  std::optional<int64_t> max_tokens_;
+  SamplingArgs sampling_;
+  TemplateArgs template_;
+  ContextArgs context_;
+  EngineArgs engine_;
+
+  GenerateOptions generate_;
+  OrderedJson messages_;
+  GenerateTiming last_;
+  bool failed_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_chat() { return std::make_unique<Chat>(); }
+
+}  // namespace hlwq::cli

@@ -1,0 +1,171 @@
+// hlwq run: one completion, streamed.
+#include "common.h"
+#include "engine/generate.h"
+#include "terminal.h"
+
+namespace hlwq::cli {
+namespace {
+
+OrderedJson logprobs_json(const std::vector<TokenLogprobs>& logprobs) {
+  OrderedJson list = OrderedJson::array();
+  for (const TokenLogprobs& p : logprobs) {
+    OrderedJson top = OrderedJson::array();
+    for (const TokenLogprob& t : p.top) top.push_back(OrderedJson::array({t.id, t.logprob}));
+    list.push_back({{"id", p.chosen.id}, {"logprob", p.chosen.logprob}, {"top", std::move(top)}});
+  }
+  return list;
+}
+
+class Run : public Command {
+ public:
+  std::string name() const override { return "run"; }
+  std::string summary() const override { return "Answer one prompt, or continue a text (--raw)"; }
+  std::string examples() const override {
+    return "  hlwq run SmolLM2-Q5 -p 'Why is the sky blue?'\n"
+           "  hlwq run SmolLM2-Q5 --raw -p 'Once upon a time' -n 100 --temp 0.8 --seed 1\n"
+           "  git diff | hlwq run SmolLM2-Q5 -s 'Summarise this change.' -p -\n"
+           "  hlwq run SmolLM2-Q5 --ids 1,4093,198 -n 8 --greedy --logprobs 5 --json";
+  }
+
+  void declare(Args& args) override {
+    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
+    args.option("-p,--prompt", prompt_, "TEXT", "The prompt; '-' reads standard input");
+    args.option("-f,--file", file_, "FILE", "The prompt from a file");
+    args.option("--ids", ids_, "1,2,3", "The prompt as token ids, fed as they are");
+    args.option("-s,--system", system_, "TEXT", "System message");
+    args.flag("--raw", raw_, "Feed the text as it is, without the chat template");
+    args.flag("--special", special_, "With --raw: special tokens spelt out in the text count as such");
+    args.option("-n,--max-tokens", max_tokens_, "N",
+                "Tokens at most (default: until the end or a full context)");
+    args.option("--logprobs", logprobs_, "K", "Report each token's log-probability and the K likeliest");
+    args.flag("--stats", stats_, "Print token counts and speeds to stderr");
+    args.flag("--json", json_, "Print the result as JSON, without streaming");
+    sampling_.declare(args);
+    template_.declare(args);
+    context_.declare(args);
+    engine_.declare(args);
+  }
+
+  int run() override {
+    check_arguments();
+    Engine engine = engine_.make();
+    const auto model = Model::load(model_);
+    GenerateOptions options;
+    options.sampling = sampling_.params(*model);
+    options.stop = sampling_.stop;
+    if (!sampling_.ignore_eos) options.stop_ids = stop_tokens(*model);
+    options.max_tokens = max_tokens_.value_or(-1);
+    options.logprobs = static_cast<int>(logprobs_.value_or(-1));
+    options.cancelled = &interrupted();
+    const std::vector<int32_t> prompt = prompt_ids(*model);
+    Session session(model, engine, context_.options());
+
+    ProgressLine line("reading the prompt", ProgressLine::Unit::kCount, 1);
+    options.prefill = line.progress();
+    std::string shown;
+    const GenerateResult result = generate(session, prompt, options, [&](const std::string& text) {
+      if (json_) return;
+      line.clear();
+      show(text);
+      shown = text;
+    });
+    line.clear();
+    if (json_) {
+      print_json(to_json(result, prompt, options, session, engine));
+    } else {
+      if (!model->has_tokenizer()) show(ids_text(result.ids));
+      if (shown.empty() || shown.back() != '\n') show("\n");
+      if (logprobs_) show(logprobs_table(*model, result));
+    }
+    if (stats_) print_stats(result.timing);
+    if (result.finish_reason == "cancelled") throw Error(ErrorCode::kCancelled, "interrupted");
+    return kDone;
+  }
+
+ private:
+  void check_arguments() const {
+    const int sources = prompt_.has_value() + file_.has_value() + ids_.has_value();
+    if (sources != 1) throw UsageError("run needs exactly one of -p TEXT, -f FILE and --ids IDS");
+    if (system_ && (raw_ || ids_))
+      throw UsageError("--system needs the chat template; it does not go with --raw or --ids");
+    if (special_ && !raw_) throw UsageError("--special goes with --raw");
+    if (max_tokens_ && *max_tokens_ < 0) throw UsageError("-n must not be negative");
+    if (logprobs_ && (*logprobs_ < 0 || *logprobs_ > 1000))
+      throw UsageError("--logprobs goes from 0 to 1000");
+  }
+
+  /// A model without a chat template continues the text, as with --raw; a system message then has no place.
+  std::vector<int32_t> prompt_ids(const Model& model) const {
+    if (ids_) return parse_ids(*ids_);
+    const std::string text = file_ ? read_text(*file_) : *prompt_ == "-" ? read_text("-") : *prompt_;
+    if (raw_ || (!model.chat_template() && !system_)) return model.tokenizer().encode(text, true, special_);
+    OrderedJson messages = OrderedJson::array();
+    if (system_) messages.push_back(chat_message("system", *system_));
+    messages.push_back(chat_message("user", text));
+    return chat_ids(model, messages, template_.options());
+  }
+
+  static OrderedJson to_json(const GenerateResult& r, const std::vector<int32_t>& prompt,
+                             const GenerateOptions& options, const Session& session, const Engine& engine) {
+    return {{"prompt_ids", prompt},
+            {"ids", r.ids},
+            {"text", r.text},
+            {"finish_reason", r.finish_reason},
+            {"logprobs", logprobs_json(r.logprobs)},
+            {"timing",
+             {{"prefill_tokens", r.timing.prefill_tokens},
+              {"prefill_s", r.timing.prefill_s},
+              {"decode_tokens", r.timing.decode_tokens},
+              {"decode_s", r.timing.decode_s}}},
+            {"seed", options.sampling.seed},
+            {"memory",
+             {{"ctx", session.context()}, {"kv", session.kv_bytes()}, {"scratch", session.scratch_bytes()}}},
+            {"backend", engine.backend()},
+            {"threads", engine.threads()}};
+  }
+
+  static std::string ids_text(const std::vector<int32_t>& ids) {
+    std::string text;
+    for (int32_t id : ids) text += (text.empty() ? "" : ",") + std::to_string(id);
+    return text;
+  }
+
+  static std::string logprobs_table(const Model& model, const GenerateResult& r) {
+    const auto piece = [&](int32_t id) {
+      return model.has_tokenizer() ? json_line(model.tokenizer().id_to_token(id)) : std::to_string(id);
+    };
+    Table table({"token", "logprob", "likeliest"});
+    for (const TokenLogprobs& p : r.logprobs) {
+      std::string top;
+      for (const TokenLogprob& t : p.top)
+        top += (top.empty() ? "" : "  ") + piece(t.id) + " " + fixed(t.logprob, 3);
+      table.add({piece(p.chosen.id), fixed(p.chosen.logprob, 4), top});
+    }
+    return "\n" + table.str();
+  }
+
+  static void print_stats(const GenerateTiming& t) {
+    const auto rate = [](uint64_t n, double s) {
+      return s > 0 ? fixed(static_cast<double>(n) / s, 1) : std::string("-");
+    };
+    std::fprintf(stderr, "prompt: %s tokens in %s (%s tok/s); answer: %s tokens in %s (%s tok/s)\n",
+                 format_count(t.prefill_tokens).c_str(), format_seconds(t.prefill_s).c_str(),
+                 rate(t.prefill_tokens, t.prefill_s).c_str(), format_count(t.decode_tokens).c_str(),
+                 format_seconds(t.decode_s).c_str(), rate(t.decode_tokens, t.decode_s).c_str());
+  }
+
+  std::string model_;
+  std::optional<std::string> prompt_, file_, ids_, system_;
+  std::optional<int64_t> max_tokens_, logprobs_;
+  bool raw_ = false, special_ = false, json_ = false, stats_ = false;
+  SamplingArgs sampling_;
+  TemplateArgs template_;
+  ContextArgs context_;
+  EngineArgs engine_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_run() { return std::make_unique<Run>(); }
+
+}  // namespace hlwq::cli

@@ -1,0 +1,79 @@
+// Options and conversions that several commands share.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "args.h"
+#include "engine/chat.h"
+#include "engine/engine.h"
+#include "engine/sampler.h"
+#include "engine/session.h"
+
+namespace hlwq::cli {
+
+/// --threads and --isa, with HLWQ_THREADS and HLWQ_ISA as defaults.
+struct EngineArgs {
+  int64_t threads = 0;
+  std::string isa;
+  void declare(Args& args);
+  /// Throws UsageError for an isa that is unknown or does not run here.
+  Engine make() const;
+  int thread_count() const;  ///< 0: all processors
+};
+
+/// --ctx and --kv.
+struct ContextArgs {
+  int64_t context = 0;
+  std::string kv = "bf16";
+  void declare(Args& args);
+  KvType kv_type() const { return kv == "f32" ? KvType::kF32 : KvType::kBF16; }
+  SessionOptions options() const;
+};
+
+/// Sampling flags over the model's own defaults.
+struct SamplingArgs {
+  std::optional<float> temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+  std::optional<int64_t> top_k, seed;
+  std::vector<std::string> logit_bias, stop;
+  bool greedy = false, ignore_eos = false;
+  void declare(Args& args);
+  /// Without --seed the seed is random. Throws UsageError for values out of range.
+  SamplingParams params(const Model& model) const;
+};
+
+/// Template variables: --var KEY=VALUE (VALUE is JSON, or else text) and --tools.
+struct TemplateArgs {
+  std::vector<std::string> variables;
+  std::string tools_file;
+  void declare(Args& args);
+  ChatOptions options() const;
+};
+
+/// Runs `check`, turning Error(kInvalidArgument) into UsageError: for what the user typed.
+template <typename Check>
+auto usage(Check&& check) {
+  try {
+    return check();
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kInvalidArgument) throw UsageError(e.what());
+    throw;
+  }
+}
+
+/// "1,2,3" (spaces allowed too) as token ids. Throws UsageError.
+std::vector<int32_t> parse_ids(const std::string& text);
+/// A whole file; "-" is stdin.
+std::string read_text(const std::string& path);
+/// Messages of a conversation from a JSON file: a list of objects that have a role each.
+OrderedJson read_messages(const std::string& path);
+/// Prints JSON to stdout, with a newline. Bytes that are not UTF-8 become U+FFFD.
+void print_json(const OrderedJson& json);
+/// JSON text of one value on one line.
+std::string json_line(const OrderedJson& json);
+
+}  // namespace hlwq::cli
