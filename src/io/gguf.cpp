@@ -126,9 +126,9 @@ class Parser {
 
   std::string string(uint64_t max) {
     const auto length = number<uint64_t>();
+    need(length, 1, "characters");
     if (length > max)
       invalid("a name of " + std::to_string(length) + " bytes at byte " + std::to_string(at_ - 8));
-    need(length, 1, "characters");
     std::string s(reinterpret_cast<const char*>(file_.data()) + at_, length);
     at_ += length;
     return s;

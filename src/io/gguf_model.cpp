@@ -258,16 +258,15 @@ class Translator {
     auto factor = meta_.real(".rope.scaling.factor");
     if (!factor) factor = meta_.real(".rope.scale_linear");  // how files of 2023 say it
     if (type == "none" || (type.empty() && factor.value_or(1) == 1)) return nullptr;
+    if (!type.empty() && type != "linear" && type != "yarn")
+      meta_.unsupported("rope scaling '" + type + "' is not known; use the model's safetensors");
     if (!factor || *factor <= 0)
       meta_.invalid(meta_.full(".rope.scaling.factor") + " is missing or not positive");
-    if (type == "linear" || type.empty()) return {{"factor", *factor}, {"rope_type", "linear"}};
-    if (type == "yarn") {
-      OrderedJson yarn = {{"factor", *factor}, {"rope_type", "yarn"}};
-      if (const auto n = meta_.integer(".rope.scaling.original_context_length"))
-        yarn["original_max_position_embeddings"] = *n;
-      return yarn;
-    }
-    meta_.unsupported("rope scaling '" + type + "' is not known; use the model's safetensors");
+    if (type != "yarn") return {{"factor", *factor}, {"rope_type", "linear"}};
+    OrderedJson yarn = {{"factor", *factor}, {"rope_type", "yarn"}};
+    if (const auto n = meta_.integer(".rope.scaling.original_context_length"))
+      yarn["original_max_position_embeddings"] = *n;
+    return yarn;
   }
 
   // The converter stores Llama 3's scaling only as the divisors it leads to. Every Llama 3 model uses the

@@ -23,8 +23,9 @@ struct ModelSource {
   std::string tokenizer_json;             ///< text of tokenizer.json; empty for GGUF
   Json gguf_metadata;         ///< GGUF only (tokenizer.ggml.* is turned into a tokenizer by src/text)
   std::string chat_template;  ///< chat_template.jinja, else tokenizer_config's, else GGUF's; may be empty
-  std::vector<std::filesystem::path>
-      side_files;  ///< small files to copy into a derived checkpoint (processor configs...)
+  /// Files to copy into a derived checkpoint as they are: tokenizer, template, generation and processor
+  /// configs, licence. Never config.json or weights; empty for GGUF.
+  std::vector<std::filesystem::path> side_files;
 };
 
 /// Opens a model directory or .gguf file. Throws Error(kNotFound) saying what is missing,

@@ -259,7 +259,7 @@ class SafetensorsSource : public TensorSource {
     bool plain = !shard.empty() && relative.is_relative() && shard.find('\0') == std::string::npos;
     for (const fs::path& part : relative) plain = plain && part != "..";
     if (!plain)
-      invalid(index_path.string() + ": shard name '" + shard + "' leads outside the model's directory");
+      invalid(index_path.string() + ": a shard name leads outside the model's directory: '" + shard + "'");
     const fs::path path = index_path.parent_path() / relative;
     if (!fs::exists(path))
       throw Error(ErrorCode::kNotFound, path.string() + " is missing, though " +

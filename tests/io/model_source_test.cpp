@@ -142,14 +142,28 @@ TEST(TranslateGguf, RefusesBadMetadata) {
   refuses_value(invalid, "llama.attention.layer_norm_rms_epsilon", std::numeric_limits<double>::infinity(),
                 "finite");
   refuses_value(invalid, "llama.rope.freq_base", "x", "number");
-  refuses_value(unsupported, "llama.rope.scaling.type", "longrope", "factor");
+  refuses_value(unsupported, "llama.rope.scaling.type", "longrope", "longrope");
   refuses_value(invalid, "llama.rope.scaling.type", "linear", "factor");
   refuses_value(invalid, "tokenizer.chat_template", "\xff", "UTF-8");
   refuses_value(invalid, "tokenizer.ggml.bos_token_id", "1", "integer");
-  refuses(unsupported, "longrope", [](Spoiled& s) {
-    s.metadata["llama.rope.scaling.type"] = "longrope";
-    s.metadata["llama.rope.scaling.factor"] = 2;
-  });
+  refuses_value(invalid, "llama.rope.scaling.type", "yarn", "factor");
+}
+
+TEST(TranslateGguf, KeepsKnownRopeScalings) {
+  Spoiled s;
+  s.metadata["llama.rope.scaling.type"] = "yarn";
+  s.metadata["llama.rope.scaling.factor"] = 4.0f;
+  s.metadata["llama.rope.scaling.original_context_length"] = 32;
+  EXPECT_EQ(
+      s.translate().config["rope_scaling"],
+      OrderedJson::parse(R"({"factor": 4.0, "rope_type": "yarn", "original_max_position_embeddings": 32})"));
+  s.metadata["llama.rope.scaling.type"] = "none";
+  EXPECT_TRUE(s.translate().config["rope_scaling"].is_null());
+  s.metadata.erase("llama.rope.scaling.type");
+  s.metadata.erase("llama.rope.scaling.factor");
+  s.metadata["llama.rope.scale_linear"] = 2.0f;
+  EXPECT_EQ(s.translate().config["rope_scaling"],
+            OrderedJson::parse(R"({"factor": 2.0, "rope_type": "linear"})"));
 }
 
 TEST(TranslateGguf, RefusesBadTensors) {
