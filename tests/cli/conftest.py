@@ -1,0 +1,56 @@
+"""The command line program under test, and small models for it."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("HLWQ_BUILD", ROOT / "build"))
+BINARY = BUILD / "hlwq"
+ASSETS = Path(os.environ.get("HLWQ_ASSETS", BUILD / "assets"))
+GOLDENS = ["llama_tied", "llama_untied_bias", "llama3_rope", "gemma3", "gemma4"]
+
+
+def hlwq(*arguments, code=0, stdin="", env=None, timeout=300):
+    """Runs the program and checks its exit code; returns the completed process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HLWQ_")}
+    environment.update(env or {})
+    run = subprocess.run(
+        [str(BINARY), *map(str, arguments)],
+        input=stdin, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=timeout,
+    )
+    assert run.returncode == code, f"exit code {run.returncode}, not {code}\n{run.stdout}\n{run.stderr}"
+    return run
+
+
+def hlwq_json(*arguments, **options):
+    """The JSON that a command prints; nothing else may be on stdout."""
+    return json.loads(hlwq(*arguments, "--json", **options).stdout)
+
+
+def asset(name):
+    path = ASSETS / name
+    assert path.is_dir(), f"{path} is missing: configure the build first"
+    return path
+
+
+@pytest.fixture(scope="session")
+def nano():
+    """A trained 28M model with tokenizer and chat template."""
+    return asset("gemma4-nano")
+
+
+@pytest.fixture(scope="session")
+def nano_q5(nano, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "nano-q5"
+    hlwq("quantize", nano, "-o", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """A tiny random model without a tokenizer."""
+    return asset("llama_tied")
