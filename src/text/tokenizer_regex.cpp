@@ -5,6 +5,7 @@
 
 #include "hlwq/error.h"
 #include "text/unicode.h"
+#include "text/unicode_tables.h"
 
 namespace hlwq::tok {
 namespace {
@@ -35,92 +36,10 @@ struct MatchState {
 
 }  // namespace
 
-std::string to_pcre(std::string_view p, const std::string& what) {
-  const auto unsupported = [&](const std::string& why) {
-    return Error(ErrorCode::kUnsupported, what + ": regular expression \"" + std::string(p) + "\": " + why);
-  };
-  // In Oniguruma \s is White_Space (PCRE2 adds U+180E), \w has marks and connectors, \h is a hexadecimal
-  // digit.
-  const auto class_body = [](char c) -> std::string_view {
-    switch (c) {
-      case 's':
-        return "\\p{White_Space}";
-      case 'w':
-        return "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}";
-      case 'h':
-        return "0-9a-fA-F";
-      default:
-        return {};
-    }
-  };
-  std::string out;
-  bool in_class = false;
-  size_t class_start = 0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    const char c = p[i];
-    if (c == '\\' && i + 1 < p.size()) {
-      const char e = p[++i];
-      const char lower = static_cast<char>(e | 0x20);
-      if (const std::string_view body = class_body(lower);
-          !body.empty() && (e | 0x20) == lower && (lower == 's' || lower == 'w' || lower == 'h')) {
-        const bool negated = e != lower;
-        if (lower == 's')
-          out += negated ? "\\P{White_Space}" : body;
-        else if (!in_class)
-          out.append(negated ? "[^" : "[").append(body).append("]");
-        else if (!negated)
-          out += body;
-        else
-          throw unsupported(std::string("\\") + e + " inside a class is not supported");
-      } else {
-        out += c;
-        out += e;
-      }
-    } else if (in_class) {
-      if (c == '[' && i + 1 < p.size() && p[i + 1] == ':') {
-        const size_t end = p.find(":]", i + 2);
-        if (end == p.npos) throw unsupported("unterminated POSIX class");
-        out += p.substr(i, end + 2 - i);
-        i = end + 1;
-      } else if (c == '[') {
-        throw unsupported("nested classes are not supported");
-      } else if (c == '&' && i + 1 < p.size() && p[i + 1] == '&') {
-        throw unsupported("class intersections (&&) are not supported");
-      } else {
-        if (c == ']' && i > class_start) in_class = false;
-        out += c;
-      }
-    } else if (c == '[') {
-      in_class = true;
-      out += c;
-      if (i + 1 < p.size() && p[i + 1] == '^') out += p[++i];
-      class_start = i + 1;
-    } else if (c == '(' && p.substr(i, 2) == "(?") {
-      // Inline options: Oniguruma's m lets the dot match newlines (PCRE2's s), and there is no other s.
-      size_t j = i + 2;
-      while (j < p.size() && (p[j] == '-' || p[j] == 'i' || p[j] == 'm' || p[j] == 'x')) ++j;
-      if (j > i + 2 && j < p.size() && (p[j] == ':' || p[j] == ')')) {
-        out += "(?";
-        for (i += 2; i < j; ++i) out += p[i] == 'm' ? 's' : p[i];
-        out += p[j];
-      } else {
-        out += "(?";
-        ++i;
-      }
-    } else if (c == '(' && p.substr(i, 2) == "(*") {
-      throw unsupported("verbs such as (*...) are not supported");
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
+namespace {
 
-Regex::Regex(std::string_view pattern, const std::string& what) : pattern_(pattern) {
-  if (pattern.size() > kMaxPatternBytes)
-    throw Error(ErrorCode::kInvalidFile,
-                what + ": regular expression of " + std::to_string(pattern.size()) + " bytes is too long");
-  const std::string spelled = to_pcre(pattern, what);
+std::shared_ptr<const void> compile(const std::string& spelled, const std::string& original,
+                                    const std::string& what) {
   const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
       pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
   if (!context) throw Error(ErrorCode::kOutOfMemory, "no memory to compile a regular expression");
@@ -134,19 +53,39 @@ Regex::Regex(std::string_view pattern, const std::string& what) : pattern_(patte
   if (!compiled) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(code, message, sizeof message);
-    throw Error(ErrorCode::kInvalidFile, what + ": regular expression \"" + pattern_ +
-                                             "\": " + reinterpret_cast<const char*>(message) + " at byte " +
-                                             std::to_string(offset));
+    throw Error(ErrorCode::kInvalidFile, what + ": regular expression \"" + original +
+                                             "\": " + reinterpret_cast<const char*>(message));
   }
-  code_ = std::shared_ptr<const void>(
-      compiled, [](const void* p) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(p))); });
   pcre2_jit_compile(compiled,
                     PCRE2_JIT_COMPLETE);  // where there is no JIT, the interpreter matches: same result
+  return {compiled, [](const void* p) { pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(p))); }};
+}
+
+bool has_newer_characters(std::string_view text) {
+  size_t length;
+  for (size_t i = 0; i < text.size(); i += length) {
+    length = unicode::char_length(static_cast<unsigned char>(text[i]));
+    if (length >= 3 && unicode::contains(unicode::newer_characters(), unicode::decode_at(text, i, length)))
+      return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Regex::Regex(std::string_view pattern, const std::string& what) : pattern_(pattern) {
+  if (pattern.size() > kMaxPatternBytes)
+    throw Error(ErrorCode::kInvalidFile,
+                what + ": regular expression of " + std::to_string(pattern.size()) + " bytes is too long");
+  const std::string plain = to_pcre(pattern, what, false), newer = to_pcre(pattern, what, true);
+  code_ = compile(plain, pattern_, what);
+  if (newer != plain) newer_code_ = compile(newer, pattern_, what);
 }
 
 std::vector<Span> Regex::find_all(std::string_view text) const {
   std::vector<Span> spans;
-  const auto* code = static_cast<const pcre2_code*>(code_.get());
+  const auto* code = static_cast<const pcre2_code*>(
+      newer_code_ && has_newer_characters(text) ? newer_code_.get() : code_.get());
   const MatchState state(code);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t done = 0, from = 0, last_end = text.size() + 1;

@@ -25,13 +25,14 @@ class Regex {
   std::vector<Span> find_all(std::string_view text) const;
 
  private:
-  std::shared_ptr<const void> code_;  // pcre2_code
+  std::shared_ptr<const void> code_;        // pcre2_code
+  std::shared_ptr<const void> newer_code_;  // with the characters that PCRE2's tables lack; slower
   std::string pattern_;
 };
 
-/// The PCRE2 spelling of an Oniguruma pattern: white space, word and category classes mean what they mean
-/// there.
-std::string to_pcre(std::string_view pattern, const std::string& what);
+/// The PCRE2 spelling of an Oniguruma pattern. newer: categories include the characters that PCRE2's tables
+/// lack. Throws Error(kUnsupported) for what PCRE2 cannot express.
+std::string to_pcre(std::string_view pattern, const std::string& what, bool newer);
 
 /// A literal to look for: the same contract as Regex::find_all.
 std::vector<Span> find_literal(std::string_view text, std::string_view literal);

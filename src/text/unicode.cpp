@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "hlwq/error.h"
+#include "text/unicode_tables.h"
 
 namespace hlwq::unicode {
 namespace {
@@ -62,9 +63,8 @@ void append_mapped(std::string_view in, utf8proc_option_t options, std::string& 
   out.append(reinterpret_cast<const char*>(result.get()), static_cast<size_t>(n));
 }
 
-// A character after which, and before which, every form can be cut: it never takes part in composition or
-// reordering.
-bool is_inert(uint32_t c) { return c < 0x80; }
+// The reference's normalizers leave these as they are, and nothing moves across them.
+bool is_left_alone(uint32_t c) { return c > 0x500 && contains(unnormalized_characters(), c); }
 
 void append_marked(std::vector<uint8_t>& out, const std::vector<uint8_t>& marks, size_t begin, size_t end,
                    size_t n) {
@@ -154,7 +154,8 @@ bool is_white_space(uint32_t c) {
 
 bool is_numeric(uint32_t c) {
   const auto k = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+  return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO ||
+         contains(newer_numeric(), c);
 }
 
 bool is_punctuation(uint32_t c) {
@@ -181,7 +182,10 @@ bool is_word(uint32_t c) {
       return true;
     default:  // join controls, and the alphabetic symbols: circled and squared letters
       return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
-             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189) ||
+             contains(newer_characters("Lo"), c) || contains(newer_characters("Lu"), c) ||
+             contains(newer_characters("Ll"), c) || contains(newer_characters("Lm"), c) ||
+             contains(newer_characters("M"), c) || contains(newer_numeric(), c);
   }
 }
 
@@ -193,39 +197,46 @@ void normalize(std::string& text, Form form, std::vector<uint8_t>* marks) {
   std::string out;
   std::vector<uint8_t> out_marks;
   out.reserve(text.size());
-  // Cut before each inert character: what lies between cuts normalises on its own, so memory and marks stay
-  // local.
-  for (size_t i = 0; i < text.size();) {
-    size_t end = i, length;
-    bool plain = true;
-    for (; end < text.size(); end += length) {
-      const uint32_t c = decode_at(text, end, length);
-      if (end > i && is_inert(c)) {
-        // A run of inert characters stays together; the last one may still take a combining mark.
-        if (!plain) break;
-      } else if (!is_inert(c)) {
-        if (plain && end > i + 1) {  // leave the run of inert characters before the base of this mark
-          end -= 1;
-          break;
-        }
-        plain = false;
-      }
-    }
-    const std::string_view part(text.data() + i, end - i);
+  // ASCII never changes and never moves, but may be the base of what follows; so text is cut before it, and
+  // what lies between cuts normalises on its own: memory and marks stay local.
+  const auto flush = [&](size_t begin, size_t end, bool plain) {
+    if (begin == end) return;
+    const std::string_view part(text.data() + begin, end - begin);
     const size_t before = out.size();
     if (plain)
       out += part;
     else
       append_mapped(part, static_cast<utf8proc_option_t>(options), out);
-    if (marks) {
-      if (plain)
-        out_marks.insert(out_marks.end(), marks->begin() + static_cast<std::ptrdiff_t>(i),
-                         marks->begin() + static_cast<std::ptrdiff_t>(end));
-      else
-        append_marked(out_marks, *marks, i, end, out.size() - before);
+    if (!marks) return;
+    const auto b = marks->begin() + static_cast<std::ptrdiff_t>(begin);
+    if (plain)
+      out_marks.insert(out_marks.end(), b, b + static_cast<std::ptrdiff_t>(part.size()));
+    else
+      append_marked(out_marks, *marks, begin, end, out.size() - before);
+  };
+  size_t begin = 0, length;
+  bool plain = true;  // text[begin, i) needs no work
+  for (size_t i = 0; i < text.size(); i += length) {
+    const uint32_t c = decode_at(text, i, length);
+    if (c < 0x80) {
+      if (!plain) {
+        flush(begin, i, false);
+        begin = i;
+        plain = true;
+      }
+    } else if (is_left_alone(c)) {
+      flush(begin, i, plain);
+      flush(i, i + length, true);
+      begin = i + length;
+      plain = true;
+    } else if (plain) {
+      const size_t base = i > begin ? i - 1 : i;
+      flush(begin, base, true);
+      begin = base;
+      plain = false;
     }
-    i = end;
   }
+  flush(begin, text.size(), plain);
   text = std::move(out);
   if (marks) *marks = std::move(out_marks);
 }
