@@ -29,7 +29,8 @@ TEST(Codebook, ConvergedAgreesWithTheOracle) {
   const auto file = open_safetensors(quant_golden("codec.safetensors"));
   // Both sides solve to 1e-10 and round to float (relative 2^-24, values under 5): half an ulp each.
   for (int bits = 2; bits <= 8; ++bits)
-    expect_table(*file, "codebook.converged.q" + std::to_string(bits), lloyd_max_codebook(bits), 5e-7);
+    expect_table(*file, std::string("codebook.converged.q") + std::to_string(bits), lloyd_max_codebook(bits),
+                 5e-7);
 }
 
 TEST(Codebook, EveryCentroidIsTheMeanOfItsCell) {
@@ -58,8 +59,8 @@ TEST(Codebook, MseAndTopCentroidMatchTheDesignTable) {
 }
 
 TEST(Codebook, MseIsWhatGaussianSamplesSuffer) {
-  // 4 million samples; the standard error of the mean squared error is under 0.1 % at every width.
-  constexpr int kSamples = 4'000'000;
+  // The squared error's deviation is below 1.5 times its mean at every width: 0.15 % over a million samples.
+  constexpr int kSamples = 1'000'000;
   for (const int bits : {2, 3, 4, 5, 6}) {
     const Codebook c = lloyd_max_codebook(bits);
     const size_t half = c.values.size() / 2;
@@ -93,7 +94,7 @@ TEST(Codebook, NothingBeatsTheConvergedTable) {
 TEST(Codebook, PublishedTablesAgreeWithTheOracle) {
   const auto file = open_safetensors(quant_golden("codec.safetensors"));
   for (int bits = 2; bits <= 8; ++bits) {
-    const std::string q = ".q" + std::to_string(bits);
+    const std::string q = std::string(".q") + std::to_string(bits);
     // A rounds to single precision a hundred times over; a last-bit difference in exp or erf shifts a
     // boundary by an ulp, which the contraction keeps from growing. B rounds once.
     expect_table(*file, "codebook.published-a" + q, published_codebook(bits, PublishedVariant::kFinite4),
