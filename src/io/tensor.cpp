@@ -58,15 +58,22 @@ void decode_bf16(const std::byte* in, size_t n, float* out) {
   for (size_t i = 0; i < n; ++i) out[i] = bf16_to_float(load<uint16_t>(in, i));
 }
 
-// Equals fp16_to_float, without branches so that it vectorises: the half's bits, moved into place, are the
-// value times 2^-112, subnormals included; only infinities and NaN need their exponent raised to the top.
+// All ones when `x` is negative as a signed number. A comparison would do, but GCC makes branches of it.
+uint32_t sign_mask(uint32_t x) { return static_cast<uint32_t>(static_cast<int32_t>(x) >> 31); }
+
+// Equals fp16_to_float, without branches so that it vectorises, and without arithmetic on float subnormals,
+// which many processors slow down for: a subnormal half becomes the difference of two numbers near 2^-14,
+// others subtract zero. Infinities and NaN come out with a finite exponent, which is raised to the top
+// afterwards.
 void decode_f16(const std::byte* in, size_t n, float* out) {
   for (size_t i = 0; i < n; ++i) {
     const uint32_t h = load<uint16_t>(in, i);
-    const uint32_t magnitude = (h & 0x7fff) << 13;
-    const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
-    const uint32_t top = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
-    out[i] = std::bit_cast<float>(scaled | top | ((h & 0x8000) << 16));
+    const uint32_t shifted = (h & 0x7fff) << 13;
+    const uint32_t subnormal = sign_mask(shifted - 0x00800000u);  // all ones below 2^-14
+    const float high = std::bit_cast<float>(shifted + 0x38000000u + (subnormal & 0x00800000u));
+    const float offset = std::bit_cast<float>(subnormal & 0x38800000u);
+    const uint32_t top = sign_mask(0x0f7fffffu - shifted) & 0x7f800000u;
+    out[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(high - offset) | top | ((h & 0x8000) << 16));
   }
 }
 
