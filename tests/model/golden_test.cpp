@@ -15,8 +15,8 @@ namespace fs = std::filesystem;
 
 const fs::path kModels = fs::path(HLWQ_UNPACKED);
 
-struct Run {
-  explicit Run(const std::string& name, std::string_view isa = "") : model(Model::load(kModels / name)), pool(2) {
+struct Runner {
+  explicit Runner(const std::string& name, std::string_view isa = "") : model(Model::load(kModels / name)), pool(2) {
     compute = {&select_kernels(detect_cpu(), isa), &pool};
   }
   // Logits [ids, vocab] of a sequence fed in chunks of `chunk` tokens.
@@ -62,7 +62,7 @@ double max_error(const Golden& g, const std::vector<float>& logits, uint64_t voc
 class GoldenModel : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GoldenModel, LogitsEqualTransformers) {
-  Run run(GetParam());
+  Runner run(GetParam());
   for (const Golden& g : read_goldens(GetParam()))
     for (uint64_t chunk : {uint64_t{512}, uint64_t{7}, uint64_t{1}})
       EXPECT_LE(max_error(g, run.logits(g.ids, chunk), run.model->spec().vocab), 5e-3)
@@ -70,13 +70,13 @@ TEST_P(GoldenModel, LogitsEqualTransformers) {
 }
 
 TEST_P(GoldenModel, ScalarKernelsGiveTheSameLogits) {
-  Run run(GetParam(), "scalar");
+  Runner run(GetParam(), "scalar");
   const auto goldens = read_goldens(GetParam());
   EXPECT_LE(max_error(goldens.back(), run.logits(goldens.back().ids, 32), run.model->spec().vocab), 5e-3);
 }
 
 TEST_P(GoldenModel, GreedyContinuationEqualsTransformers) {
-  Run run(GetParam());
+  Runner run(GetParam());
   const uint64_t vocab = run.model->spec().vocab;
   for (const Golden& g : read_goldens(GetParam())) {
     std::vector<int32_t> ids = g.ids;
@@ -94,14 +94,20 @@ TEST_P(GoldenModel, GreedyContinuationEqualsTransformers) {
   }
 }
 
-// BF16 rounds keys and values by at most 2^-9 of each value. Their effect on a logit grows through softmax and layers;
-// for these models (logits of standard deviation 1.5) it must stay a small perturbation, and must be there at all.
+// BF16 rounds keys and values by at most 2^-9 of each value, an RMS of about 2^-9 / sqrt(3) = 0.1 %. Attention sharpens
+// what it does to scores (these random models score up to about +-30), so a few percent of the logits' own spread of
+// about 1.5 is what may be left; the error must be there at all.
 TEST_P(GoldenModel, Bf16CacheIsAPerturbation) {
-  Run run(GetParam());
+  Runner run(GetParam());
   const Golden g = read_goldens(GetParam()).back();
-  const double error = max_error(g, run.logits(g.ids, 16, KvType::kBF16), run.model->spec().vocab);
+  const auto exact = run.logits(g.ids, 16), rounded = run.logits(g.ids, 16, KvType::kBF16);
+  double error = 0, spread = 0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    error += (exact[i] - rounded[i]) * (exact[i] - rounded[i]);
+    spread += exact[i] * exact[i];
+  }
   EXPECT_GT(error, 0);
-  EXPECT_LT(error, 0.15);
+  EXPECT_LT(std::sqrt(error / spread), 0.05);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenModel,
@@ -110,7 +116,7 @@ INSTANTIATE_TEST_SUITE_P(Families, GoldenModel,
                          [](const auto& i) { return std::string(i.param); });
 
 TEST(Nano, LogitsAndHiddenStatesEqualTransformers) {
-  Run run("gemma4-nano");
+  Runner run("gemma4-nano");
   const uint64_t vocab = run.model->spec().vocab;
   const OrderedJson cases = read_ordered_json(kModels / "gemma4-nano/golden/logits.json");
   int text_cases = 0;
@@ -139,7 +145,7 @@ TEST(Nano, LogitsAndHiddenStatesEqualTransformers) {
 }
 
 TEST(Nano, GreedyContinuationsEqualTransformers) {
-  Run run("gemma4-nano");
+  Runner run("gemma4-nano");
   const OrderedJson cases = read_ordered_json(kModels / "gemma4-nano/golden/logits.json");
   for (const auto& c : cases) {
     if (c["kind"] != "text") continue;
@@ -168,7 +174,7 @@ TEST(Nano, GreedyContinuationsEqualTransformers) {
 }
 
 TEST(Transformer, RefusesWhatItCannotRun) {
-  Run run("llama_tied");
+  Runner run("llama_tied");
   KvCache cache(run.model->spec(), 4, 4, KvType::kBF16);
   Workspace ws;
   const auto forward = [&](std::vector<int32_t> ids) { return run.model->transformer().forward(run.compute, cache, ids, ws); };
