@@ -8,25 +8,24 @@
 #include <immintrin.h>
 
 namespace hlwq::avx2 {
-namespace {
 
-inline float horizontal_sum(__m256 v) {
+static inline float horizontal_sum(__m256 v) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-inline __m256 load_bf16(const uint16_t* p) {
+static inline __m256 load_bf16(const uint16_t* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-inline __m256 load_as_float(const float* p) { return _mm256_loadu_ps(p); }
-inline __m256 load_as_float(const uint16_t* p) { return load_bf16(p); }
-inline float one_as_float(float v) { return v; }
-inline float one_as_float(uint16_t v) { return bf16_to_float(v); }
+static inline __m256 load_as_float(const float* p) { return _mm256_loadu_ps(p); }
+static inline __m256 load_as_float(const uint16_t* p) { return load_bf16(p); }
+static inline float one_as_float(float v) { return v; }
+static inline float one_as_float(uint16_t v) { return bf16_to_float(v); }
 
 template <typename B>
-inline float dot_any(const float* a, const B* b, uint64_t n) {
+static inline float dot_any(const float* a, const B* b, uint64_t n) {
   __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
   uint64_t i = 0;
   for (; i + 32 <= n; i += 32)
@@ -43,7 +42,7 @@ float dot_bf16(const float* a, const uint16_t* b, uint64_t n) { return dot_any(a
 float sum_sq(const float* x, uint64_t n) { return dot_any(x, x, n); }
 
 template <typename X>
-inline void axpy_any(float alpha, const X* x, float* y, uint64_t n) {
+static inline void axpy_any(float alpha, const X* x, float* y, uint64_t n) {
   const __m256 a = _mm256_set1_ps(alpha);
   uint64_t i = 0;
   for (; i + 8 <= n; i += 8)
@@ -63,8 +62,8 @@ constexpr uint64_t kGemmTokenGroup = 48;       // tokens at a time: 192 KB of ac
 
 /// y[t, r] (+)= <w_r, x_t> over n columns for R rows and T tokens.
 template <int R, int T>
-inline void gemm_tile(const float* w, uint64_t w_stride, const float* x, uint64_t x_stride, uint64_t n,
-                      bool first, float* y, uint64_t y_stride) {
+static inline void gemm_tile(const float* w, uint64_t w_stride, const float* x, uint64_t x_stride, uint64_t n,
+                             bool first, float* y, uint64_t y_stride) {
   __m256 s[R][T];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
@@ -92,8 +91,8 @@ inline void gemm_tile(const float* w, uint64_t w_stride, const float* x, uint64_
 }
 
 template <int R>
-inline void gemm_rows(const float* w, uint64_t w_stride, const float* x, uint64_t x_stride, uint64_t tokens,
-                      uint64_t n, bool first, float* y, uint64_t y_stride) {
+static inline void gemm_rows(const float* w, uint64_t w_stride, const float* x, uint64_t x_stride,
+                             uint64_t tokens, uint64_t n, bool first, float* y, uint64_t y_stride) {
   uint64_t t = 0;
   for (; t + kGemmTokens <= tokens; t += kGemmTokens)
     gemm_tile<R, kGemmTokens>(w, w_stride, x + t * x_stride, x_stride, n, first, y + t * y_stride, y_stride);
@@ -122,7 +121,7 @@ void gemm(const float* w, uint64_t rows, uint64_t cols, const float* x, uint64_t
 // exponentials
 
 /// e^x to some 2e-7 relative; arguments are cut off at 88, results below e^-87.3 are zero, NaN stays NaN.
-inline __m256 exp8(__m256 x) {
+static inline __m256 exp8(__m256 x) {
   const __m256 log2e = _mm256_set1_ps(1.44269504f);
   const __m256 clamped = _mm256_max_ps(_mm256_set1_ps(-88.0f), _mm256_min_ps(_mm256_set1_ps(88.0f), x));
   const __m256 n =
@@ -143,13 +142,13 @@ inline __m256 exp8(__m256 x) {
 }
 
 /// Loads n <= 8 floats, the rest filled with `fill`; and stores n.
-inline __m256 load_some(const float* p, uint64_t n, float fill) {
+static inline __m256 load_some(const float* p, uint64_t n, float fill) {
   alignas(32) float buffer[8];
   _mm256_store_ps(buffer, _mm256_set1_ps(fill));
   __builtin_memcpy(buffer, p, n * sizeof(float));
   return _mm256_load_ps(buffer);
 }
-inline void store_some(float* p, uint64_t n, __m256 v) {
+static inline void store_some(float* p, uint64_t n, __m256 v) {
   alignas(32) float buffer[8];
   _mm256_store_ps(buffer, v);
   __builtin_memcpy(p, buffer, n * sizeof(float));
@@ -182,7 +181,7 @@ float softmax_unnormalized(float* x, uint64_t n) {
 }
 
 /// 1 / (1 + e^-z).
-inline __m256 sigmoid8(__m256 z) {
+static inline __m256 sigmoid8(__m256 z) {
   const __m256 one = _mm256_set1_ps(1);
   return _mm256_div_ps(one, _mm256_add_ps(one, exp8(_mm256_sub_ps(_mm256_setzero_ps(), z))));
 }
@@ -200,7 +199,7 @@ struct Silu {
 };
 
 template <typename Activation>
-inline void gated(const float* gate, const float* up, float* y, uint64_t n) {
+static inline void gated(const float* gate, const float* up, float* y, uint64_t n) {
   uint64_t i = 0;
   for (; i + 8 <= n; i += 8)
     _mm256_storeu_ps(y + i,
@@ -238,12 +237,6 @@ void floats_to_bf16(const float* x, uint16_t* y, uint64_t n) {
   }
   for (; i < n; ++i) y[i] = float_to_bf16(x[i]);
 }
-
-}  // namespace
-
-constexpr VectorKernels kVectorKernels = {
-    dot,           gemm,     dot_bf16,       axpy,          axpy_bf16, sum_sq, softmax_unnormalized,
-    gelu_tanh_mul, silu_mul, bf16_to_floats, floats_to_bf16};
 
 }  // namespace hlwq::avx2
 

@@ -10,6 +10,7 @@ namespace hlwq {
 std::span<const Kernels* const> all_kernels() {
   static constexpr const Kernels* kAll[] = {
 #if defined(__x86_64__)
+    &kAvx512Kernels,
     &kAvx2Kernels,
 #endif
     &kScalarKernels,
@@ -19,6 +20,7 @@ std::span<const Kernels* const> all_kernels() {
 
 bool runs_on([[maybe_unused]] const Kernels& kernels, [[maybe_unused]] const CpuFeatures& cpu) {
 #if defined(__x86_64__)
+  if (&kernels == &kAvx512Kernels) return cpu.avx512;
   if (&kernels == &kAvx2Kernels) return cpu.avx2;
 #endif
   return true;

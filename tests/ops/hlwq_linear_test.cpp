@@ -42,14 +42,8 @@ class HlwqLinear : public testing::TestWithParam<Case> {
           ASSERT_EQ(got, untouched) << "wrote outside its rows: row " << r << ", token " << t;
           continue;
         }
-        // The integers of a block are exact. Rounded in float32 (relative 2^-24 each): the conversion of the
-        // sums, the product of norm, scale and step (3), and one addition per block and per partial sum (at
-        // most blocks + 16), none larger than the sum of the absolute terms. Kernels that add 128 to the
-        // table values to make them unsigned carry |128 sum(q)| along, which is at most a few times those
-        // terms: the factor 4.
         const auto e = test::exact_output(m, a, r, t);
-        const double tolerance = e.terms * 4 * (static_cast<double>(a.blocks) + 24) * 0x1p-24 + 1e-30;
-        ASSERT_NEAR(got, e.value, tolerance) << "row " << r << ", token " << t << ", blocks " << a.blocks;
+        ASSERT_NEAR(got, e.value, e.tolerance) << "row " << r << ", token " << t << ", blocks " << a.blocks;
       }
   }
 };

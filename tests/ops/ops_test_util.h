@@ -93,15 +93,20 @@ inline QuantizedActivations quantize(const Kernels& kernels, const std::vector<f
   return a;
 }
 
-/// The exact value of one output for the integer tables, in double, and the sum of the absolute values of its
-/// terms.
+/// The exact value of one output for the integer tables, and the error that float rounding may add to it.
+///
+/// The integers of a block are exact. Rounded in float32 (relative 2^-24 each): the conversion of the sums,
+/// the product of norm, scale and step (3), and one addition per block and per partial sum (at most blocks +
+/// 16), each no larger than the sum of the absolute terms. Kernels that add 128 to hi and lo carry 129 |q|
+/// along.
 struct Exact {
-  double value, terms;
+  double value, tolerance;
 };
 inline Exact exact_output(const OwnedMatrix& m, const QuantizedActivations& a, uint64_t row, uint64_t token) {
   const HlwqFormat& f = m.matrix.format;
   const LookupTables& tables = m.tables;
   Exact e{0, 0};
+  double terms = 0;
   for (uint64_t b = 0; b < a.blocks; ++b) {
     const uint8_t* codes = &m.stored[(row * a.blocks + b) * f.block];
     const int8_t* q = &a.q[(token * a.blocks + b) * f.block];
@@ -111,21 +116,24 @@ inline Exact exact_output(const OwnedMatrix& m, const QuantizedActivations& a, u
       for (int i = 0; i + lag < f.block; ++i) {
         const double value = tables.hi[lag][codes[i]] + tables.lo[lag][codes[i]] / 128.0 + tables.offset;
         e.value += scale * value * q[i + lag];
-        e.terms += std::fabs(scale * value * q[i + lag]);
+        terms += std::fabs(scale * q[i + lag]) * (std::fabs(value) + 129);
       }
   }
+  e.tolerance = terms * (static_cast<double>(a.blocks) + 24) * 0x1p-24;
   return e;
 }
 
-/// Implementations to test: those this processor runs. Says on stdout which are left out and why.
+/// Implementations to test: those this processor runs. Says on stdout, once, which are left out and why.
 inline std::vector<const Kernels*> runnable_kernels() {
+  static bool said = false;
   std::vector<const Kernels*> list;
   for (const Kernels* kernels : all_kernels()) {
     if (runs_on(*kernels, detect_cpu()))
       list.push_back(kernels);
-    else
+    else if (!said)
       std::cout << "[ not run  ] " << kernels->name << " kernels: this processor lacks their instructions\n";
   }
+  said = true;
   return list;
 }
 
