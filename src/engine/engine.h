@@ -11,7 +11,7 @@ namespace hlwq {
 
 struct EngineOptions {
   int threads = 0;  ///< <= 0: every processor this process may use
-  std::string isa;  ///< force "scalar", "avx2" or "avx512"; empty: the fastest that runs
+  std::string isa = {};  ///< force "scalar", "avx2" or "avx512"; empty: the fastest that runs
 };
 
 /// Owns the thread pool; used by one thread at a time.

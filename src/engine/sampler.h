@@ -22,7 +22,7 @@ struct SamplingParams {
   float repetition_penalty = 1; ///< divides positive, multiplies negative logits of every token seen
   float presence_penalty = 0;   ///< subtracted once from each token generated
   float frequency_penalty = 0;  ///< subtracted per occurrence among the generated tokens
-  std::map<int32_t, float> logit_bias;
+  std::map<int32_t, float> logit_bias = {};
   uint64_t seed = 0;
 };
 
