@@ -158,6 +158,8 @@ Value filter_groupby(Interp& interp, const Arguments& args) {
 Value filter_map(Interp& interp, const Arguments& args) {
   if (args.positional.empty()) fail("map needs a sequence");
   Values out;
+  // What is empty or none counts as an empty sequence.
+  if (!truthy(args.positional[0])) return make_generator(interp.budget, {});
   if (args.positional.size() == 1) {
     Value path = Value::missing(), otherwise = Value::missing();
     for (const auto& [name, value] : args.keywords) {
@@ -189,6 +191,7 @@ Value filter_select(Interp& interp, const Arguments& args) {
   constexpr size_t kFirst = kAttribute ? 2 : 1;  // where the test's name stands
   if (args.positional.size() < kFirst) fail("selectattr needs an attribute");
   Values out;
+  if (!truthy(args.positional[0])) return make_generator(interp.budget, {});
   for (const Value& v : iterate(interp.budget, args.positional[0])) {
     const Value subject = kAttribute ? follow(interp, v, args.positional[1]) : v;
     bool passes;

@@ -19,6 +19,7 @@ class Parser {
   Block parse_template() {
     Block body = parse_body({});
     if (!at(TokenKind::kEnd)) error("unexpected end of block");
+    if (!unknown_.empty()) syntax_error(unknown_[0].first, unknown_[0].second);
     return body;
   }
 
@@ -30,6 +31,7 @@ class Parser {
   int loop_depth_ = 0;        // for break and continue
   bool conditional_ = false;  // unknown filters are an error only when reached, as in jinja2
   MacroNode* macro_ = nullptr;
+  std::vector<std::pair<int, std::string>> unknown_;  // filters and tests, reported if not conditional after all
 
   struct Deeper {
     explicit Deeper(Parser& p) : parser(p) {
@@ -120,8 +122,10 @@ class Parser {
     const Deeper deeper(*this);
     if (!with_condition) return parse_or();
     const int line = current().line;
+    const size_t known = unknown_.size();
     ExprPtr expr = parse_or();
     while (at_name("if")) {
+      unknown_.resize(known);
       skip();
       const bool outer = std::exchange(conditional_, true);
       ExprPtr test = parse_or();
@@ -487,7 +491,8 @@ class Parser {
   ExprPtr parse_filter(ExprPtr input) {
     ExprPtr expr = node(ExprKind::kFilter, current().line, std::move(input));
     expr->name = take_dotted_name();
-    if (!conditional_ && !has_filter(expr->name)) error("no filter named '" + expr->name + "'");
+    if (!conditional_ && !has_filter(expr->name))
+      unknown_.emplace_back(expr->line, "no filter named '" + expr->name + "'");
     if (at_op("(")) parse_arguments(*expr);
     return expr;
   }
@@ -498,7 +503,8 @@ class Parser {
     const bool negated = skip_name("not");
     ExprPtr expr = node(ExprKind::kTest, line, std::move(input));
     expr->name = take_dotted_name();
-    if (!conditional_ && !has_test(expr->name)) error("no test named '" + expr->name + "'");
+    if (!conditional_ && !has_test(expr->name))
+      unknown_.emplace_back(expr->line, "no test named '" + expr->name + "'");
     if (at_op("(")) {
       parse_arguments(*expr);
     } else if (at(TokenKind::kString) || at(TokenKind::kInteger) || at(TokenKind::kFloat) || at_op("[") ||

@@ -33,7 +33,7 @@ Values split_space(const Text& text, int64_t limit) {
   size_t i = leading_space(s);
   while (i < s.size()) {
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.push_back(Value::string(text.substr(i, s.size() - trailing_space(s))));
+      parts.push_back(Value::string(text.substr(i, s.size())));
       break;
     }
     size_t end = i;
@@ -54,7 +54,7 @@ Values rsplit_space(const Text& text, int64_t limit) {
   size_t end = s.size() - trailing_space(s);
   while (end > 0) {
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.push_back(Value::string(text.substr(leading_space(s), end)));
+      parts.push_back(Value::string(text.substr(0, end)));
       break;
     }
     size_t begin = end;

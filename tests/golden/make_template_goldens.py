@@ -16,6 +16,7 @@ Needs jinja2 >= 3.1.6. The clock is fixed, so that strftime_now is comparable.
 
 import argparse
 import datetime
+import functools
 import json
 import pathlib
 import subprocess
@@ -50,6 +51,12 @@ class Raised(Exception):
     pass
 
 
+@functools.lru_cache(maxsize=4)
+def compiled(source):
+    return environment().from_string(source)
+
+
+@functools.lru_cache(maxsize=1)
 def environment():
     def raise_exception(message):
         raise Raised(message)
@@ -72,7 +79,7 @@ def environment():
 def render_python(source, variables):
     """{"output": text} or {"error": message, "code": "raised" | "failed"}."""
     try:
-        output = environment().from_string(source).render(**variables)
+        output = compiled(source).render(**variables)
         output.encode()
         return {"output": output}
     except Raised as e:
