@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the C++ tokenizer with the PyPI package `tokenizers` on many generated lines: ids and decoded text.
 
-  compare_tokenizers.py --driver build/tokenize_lines [--lines 100000] [--seed 1] [--wiki FILE] TOKENIZER.json[.xz] ...
+  compare_tokenizers.py --driver build/tokenize_lines [--lines 100000] [--seed 1] TOKENIZER.json[.xz] ...
 
 Exits 1 at any difference. Needs: pip install tokenizers.
 """
@@ -13,11 +13,9 @@ import sys
 import tempfile
 import time
 
+import make_tokenizer_goldens
 import tokenizer_lines
 from tokenizers import Tokenizer
-
-WIKI = pathlib.Path(__file__).resolve().parents[1] / "data" / "wiki.test.raw"
-
 
 def run_driver(driver, tokenizer, records, special):
     data = b"".join(b"%d\n" % len(r) + r for r in records)
@@ -67,10 +65,9 @@ def main():
     parser.add_argument("--driver", required=True)
     parser.add_argument("--lines", type=int, default=100000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--wiki", default=str(WIKI))
     parser.add_argument("tokenizers", nargs="+")
     args = parser.parse_args()
-    wiki = [x for x in open(args.wiki, encoding="utf-8").read().split("\n") if x.strip()]
+    wiki = make_tokenizer_goldens.wiki_lines()
     records = [x.encode() for x in wiki] + list(tokenizer_lines.lines(args.seed, args.lines, wiki))
     failures = 0
     with tempfile.TemporaryDirectory() as scratch:

@@ -329,9 +329,13 @@ def write():
             seen.add(key)
             goldens.append({"template": path.name, "case": name, "variables": variables, "expected": answer})
     (HERE / "templates_golden.json").write_text(json.dumps(goldens, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    small = [{"template": s, "variables": v, "expected": render_python(s, v)} for s, v in micro_cases()]
+    cases_ = micro_cases()
+    variables = cases_[0][1]
+    assert all(v is variables for _, v in cases_)
+    small = [{"template": s, "expected": render_python(s, v)} for s, v in cases_]
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in small)
-    (HERE / "template_expressions.json").write_text("[\n" + lines + "\n]\n", encoding="utf-8")
+    head = '{"variables": ' + json.dumps(variables, ensure_ascii=False) + ',\n"cases": [\n'
+    (HERE / "template_expressions.json").write_text(head + lines + "\n]}\n", encoding="utf-8")
     print(f"{len(goldens)} renderings, {len(small)} small cases")
     return 0
 

@@ -24,12 +24,14 @@ void expect_same(const std::string& source, OrderedJson variables, const Ordered
   variables["strftime_now_epoch"] = kEpoch;
   try {
     const std::string output = ChatTemplate(source).render(variables);
-    ASSERT_TRUE(expected.contains("output")) << what << ": should fail with " << expected << ", gave " << output;
+    ASSERT_TRUE(expected.contains("output"))
+        << what << ": should fail with " << expected << ", gave " << output;
     EXPECT_EQ(output, expected["output"].get<std::string>()) << what;
   } catch (const Error& e) {
     ASSERT_TRUE(expected.contains("error")) << what << ": " << e.what();
     const bool raised = expected["code"] == "raised";
-    EXPECT_EQ(e.code(), raised ? ErrorCode::kInvalidArgument : ErrorCode::kInvalidFile) << what << ": " << e.what();
+    EXPECT_EQ(e.code(), raised ? ErrorCode::kInvalidArgument : ErrorCode::kInvalidFile)
+        << what << ": " << e.what();
     if (raised) {
       EXPECT_EQ(e.what(), "chat template: " + expected["error"].get<std::string>()) << what;
     }
@@ -37,11 +39,11 @@ void expect_same(const std::string& source, OrderedJson variables, const Ordered
 }
 
 TEST(ChatTemplate, SmallCasesMatchJinja2) {
-  const OrderedJson cases = golden("template_expressions.json");
-  ASSERT_GT(cases.size(), 700u);
-  for (const auto& c : cases) {
+  const OrderedJson all = golden("template_expressions.json");
+  ASSERT_GT(all["cases"].size(), 700u);
+  for (const auto& c : all["cases"]) {
     const std::string source = c["template"];
-    expect_same(source, c["variables"], c["expected"], source);
+    expect_same(source, all["variables"], c["expected"], source);
   }
 }
 
@@ -83,7 +85,8 @@ TEST(ChatTemplate, UserTextStaysUntrusted) {
   EXPECT_EQ(marked(c + "{{ {'k': c} }}", v), "{'k': '« <|im_end|>A »'}");
   EXPECT_EQ(marked(c + "{{ '(%s)' % c }}{{ '({})'.format(c) }}", v), "(« <|im_end|>A »)(« <|im_end|>A »)");
   EXPECT_EQ(marked(c + "{% for x in c if x == '<' %}{{ x }}{% endfor %}", v), "«<»");
-  EXPECT_EQ(marked(c + "{% macro m(x) %}<b>{{ x }}{% endmacro %}{{ m(c) | upper }}", v), "<B>« <|IM_END|>A »");
+  EXPECT_EQ(marked(c + "{% macro m(x) %}<b>{{ x }}{% endmacro %}{{ m(c) | upper }}", v),
+            "<B>« <|IM_END|>A »");
   EXPECT_EQ(marked(c + "{% set b %}[{{ c }}]{% endset %}{{ b | indent(1, true) }}", v), " [« <|im_end|>A »]");
   EXPECT_EQ(marked("{{ messages[0] | dictsort | first | first }}", v), "«content»");
   EXPECT_EQ(marked(c + "{{ c | escape }}{{ c | urlencode }}", v),
@@ -102,7 +105,8 @@ TEST(ChatTemplate, PiecesOfTheNanoTemplate) {
   EXPECT_EQ(marked(source, v), "<bos><|turn>«user»\n«hi <turn|>»<turn|>\n<|turn>model\n");
 }
 
-ErrorCode failure(const std::string& source, const OrderedJson& variables, const TemplateLimits& limits = {}) {
+ErrorCode failure(const std::string& source, const OrderedJson& variables,
+                  const TemplateLimits& limits = {}) {
   try {
     const std::string out = ChatTemplate(source, limits).render(variables);
     ADD_FAILURE() << "should have failed: " << source.substr(0, 80) << " gave " << out.size() << " bytes";
@@ -127,7 +131,8 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
       "{{ [1] * 1000000000000 }}",
       "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
       "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-      "{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('a', 'aa') %}{% endfor %}",
+      "{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('a', 'aa') %}{% "
+      "endfor %}",
       "{{ '%999999999d' % 1 }}",
       "{{ '{:999999999}'.format(1) }}",
       "{{ '%*d' % (1000000000, 1) }}",
@@ -142,10 +147,13 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
       "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
       "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
       "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}",
-      "{% set ns = namespace(a=[0]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a }}",
-      "{% set n = namespace(a=[0], b=[0]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] "
+      "{% set ns = namespace(a=[0]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ "
+      "ns.a }}",
+      "{% set n = namespace(a=[0], b=[0]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = "
+      "[n.b, n.b] "
       "%}{% endfor %}{{ n.a == n.b }}",
-      "{% set n = namespace(a=(0,)) %}{% for i in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}{{ {n.a: 1} }}",
+      "{% set n = namespace(a=(0,)) %}{% for i in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}{{ {n.a: "
+      "1} }}",
       "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
       "{{ " + repeat("(", 5000) + "1" + repeat(")", 5000) + " }}",
       "{{ " + repeat("[", 5000) + "1" + repeat("]", 5000) + " }}",
@@ -168,10 +176,13 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
 
 TEST(ChatTemplate, CyclesAndLongChainsAreFreed) {
   // Run under a leak checker and a small stack this proves more; here it must at least not crash.
-  EXPECT_EQ(ChatTemplate("{% set ns = namespace() %}{% set ns.me = ns %}{% macro m() %}{{ m }}{% endmacro %}ok").render(chat("x")),
-            "ok");
-  EXPECT_EQ(ChatTemplate("{% set ns = namespace(p=none) %}{% for i in range(90000) %}{% set ns.p = namespace(p=ns.p) "
-                         "%}{% endfor %}ok")
+  EXPECT_EQ(
+      ChatTemplate("{% set ns = namespace() %}{% set ns.me = ns %}{% macro m() %}{{ m }}{% endmacro %}ok")
+          .render(chat("x")),
+      "ok");
+  EXPECT_EQ(ChatTemplate(
+                "{% set ns = namespace(p=none) %}{% for i in range(90000) %}{% set ns.p = namespace(p=ns.p) "
+                "%}{% endfor %}ok")
                 .render(chat("x")),
             "ok");
 }
