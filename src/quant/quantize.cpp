@@ -1,9 +1,13 @@
 #include "quant/quantize.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <span>
 
 #include "base/file.h"
 #include "quant/checkpoint_plan.h"
@@ -18,6 +22,15 @@ namespace fs = std::filesystem;
 constexpr uint64_t kSlabBytes =
     16u << 20;  // of decoded floats: enough rows for all cores, small beside any tensor
 constexpr uint64_t kSlackBytes = 16u << 20;  // headers, index, card: beyond tensor data
+
+// Reading a map by faults waits for the disk a few pages at a time; this has the kernel fetch while the cores
+// encode.
+void prefetch(std::span<const std::byte> part) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
+  if (!part.empty()) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+}
 
 /// Writes the planned tensors one after another, in slabs of rows.
 class Streamer {
@@ -42,8 +55,10 @@ class Streamer {
     }
   }
 
-  QuantizedTensor write(const PlannedTensor& p) {
+  /// `next` (may be null) is what will be written after `p`.
+  QuantizedTensor write(const PlannedTensor& p, const PlannedTensor* next) {
     const Tensor& t = *p.source;
+    next_ = next ? next->source : nullptr;
     QuantizedTensor report;
     report.name = t.name;
     report.bytes = p.bytes();
@@ -83,6 +98,16 @@ class Streamer {
     progress_.step(done_, total_, t.name);
   }
 
+  // While rows [first, first + n) are worked on, the rows after them, or the next tensor's first, are read.
+  void prefetch_after(const Tensor& t, uint64_t end) const {
+    const bool last = end >= t.rows();
+    if (last && !next_) return;
+    const Tensor& from = last ? *next_ : t;
+    const uint64_t begin = last ? 0 : end * t.row_bytes();
+    const uint64_t bytes = slab_rows(from) * from.row_bytes();
+    prefetch(from.data.subspan(begin, std::min<uint64_t>(bytes, from.data.size() - begin)));
+  }
+
   void decode(const Tensor& t, uint64_t first, uint64_t n) {
     floats_.resize(n * t.cols());
     const uint64_t grain = std::clamp<uint64_t>(65536 / std::max<uint64_t>(t.cols(), 1), 1, 1024);
@@ -100,6 +125,7 @@ class Streamer {
     CodecStats stats;
     for (uint64_t first = 0; first < rows; first += slab) {
       const uint64_t n = std::min(slab, rows - first);
+      prefetch_after(t, first + n);
       decode(t, first, n);
       codes_.resize(n * f.row_bytes(cols));
       stats += encode_rows(f, codebook, options_.norm, floats_.data(), n, cols, t.name, first, pool_,
@@ -127,6 +153,7 @@ class Streamer {
     if (t.elements() == 0) return;
     for (uint64_t first = 0; first < rows; first += slab) {
       const uint64_t n = std::min(slab, rows - first);
+      prefetch_after(t, first + n);
       if (!p.copy_rows) {
         decode(t, first, n);
         writer_.append(floats_.data(), floats_.size() * sizeof(float));
@@ -146,6 +173,7 @@ class Streamer {
   SafetensorsWriter& writer_;
   ThreadPool& pool_;
   const Progress& progress_;
+  const Tensor* next_ = nullptr;
   uint64_t done_ = 0, total_ = 0;
   std::vector<float> floats_;
   std::vector<uint8_t> codes_, published_;
@@ -243,7 +271,9 @@ QuantizeResult quantize_model(const ModelSource& source, const QuantizeOptions& 
     SafetensorsWriter writer(directory.path(), plan.specs, {{"format", "pt"}}, options.max_shard_bytes);
     Streamer streamer(source, options, plan, writer, pool, progress);
     streamer.write_codebooks();
-    for (const PlannedTensor& p : plan.tensors) reports[p.source] = streamer.write(p);
+    for (size_t i = 0; i < plan.tensors.size(); ++i)
+      reports[plan.tensors[i].source] =
+          streamer.write(plan.tensors[i], i + 1 < plan.tensors.size() ? &plan.tensors[i + 1] : nullptr);
     writer.finish();
   }
   for (const Tensor& t : source.tensors->tensors()) {
