@@ -31,7 +31,8 @@ class Parser {
   int loop_depth_ = 0;        // for break and continue
   bool conditional_ = false;  // unknown filters are an error only when reached, as in jinja2
   MacroNode* macro_ = nullptr;
-  std::vector<std::pair<int, std::string>> unknown_;  // filters and tests, reported if not conditional after all
+  std::vector<std::pair<int, std::string>>
+      unknown_;  // filters and tests, reported if not conditional after all
 
   struct Deeper {
     explicit Deeper(Parser& p) : parser(p) {
