@@ -44,7 +44,8 @@ int64_t get_id(const Json& metadata, const std::string& name, size_t vocab_size)
   if (!v) return -1;
   if (!v->is_number_integer()) fail(ErrorCode::kInvalidFile, "tokenizer.ggml." + name + " is not a number");
   // Writers put -1 (also as 2^32 - 1) for "none".
-  if (v->is_number_unsigned() && v->get<uint64_t>() < vocab_size) return v->get<int64_t>();
+  if (v->is_number_unsigned()) return v->get<uint64_t>() < vocab_size ? v->get<int64_t>() : -1;
+  if (const auto id = v->get<int64_t>(); id >= 0 && static_cast<uint64_t>(id) < vocab_size) return id;
   return -1;
 }
 

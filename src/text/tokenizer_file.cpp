@@ -34,10 +34,7 @@ class Reader final : public nlohmann::json_sax<Json> {
         return true;
       case Mode::kMergePair:
         if (pair_parts_ == 2) fail(merge_name() + " has more than two parts");
-        if (pair_parts_++ == 0)
-          pair_left_ = v;
-        else
-          add_merge(pair_left_, v);
+        (pair_parts_++ == 0 ? pair_left_ : pair_right_) = v;
         return true;
       default:
         return value(Json(std::move(v)));
@@ -79,6 +76,7 @@ class Reader final : public nlohmann::json_sax<Json> {
   bool end_array() override {
     if (mode_ == Mode::kMergePair) {
       if (pair_parts_ != 2) fail(merge_name() + " has fewer than two parts");
+      add_merge(pair_left_, pair_right_);
       mode_ = Mode::kMerges;
     } else if (mode_ == Mode::kMerges) {
       mode_ = Mode::kRest;
@@ -141,7 +139,7 @@ class Reader final : public nlohmann::json_sax<Json> {
   Mode mode_ = Mode::kRest;
   std::vector<Json*> stack_;
   Json* model_ = nullptr;
-  std::string key_, pair_left_;
+  std::string key_, pair_left_, pair_right_;
   int pair_parts_ = 0;
 };
 
