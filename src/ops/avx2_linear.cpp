@@ -35,9 +35,9 @@ inline void block_factors(const uint16_t* norms, const float* scales, float step
   for (uint64_t i = 0; i < n; ++i) out[i] = half_to_float(norms[i]) * step * scales[i];
 }
 
-/// A whole number of row groups, at least 4 KB.
+/// A whole number of row groups, at least 16 KB.
 inline uint64_t prefetch_distance(uint64_t group_bytes) {
-  return ceil_div(uint64_t{4096}, group_bytes) * group_bytes;
+  return ceil_div(uint64_t{16384}, group_bytes) * group_bytes;
 }
 
 /// y[r] for R neighbouring rows from `row` and token t. R rows at once hide each other's latency and

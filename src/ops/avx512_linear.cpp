@@ -28,9 +28,9 @@ inline void block_factors(const uint16_t* norms, const float* scales, float step
   _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_mul_ps(norm, _mm256_set1_ps(step)), scale));
 }
 
-/// A whole number of row groups, at least 4 KB.
+/// A whole number of row groups, at least 16 KB.
 inline uint64_t prefetch_distance(uint64_t group_bytes) {
-  return ceil_div(uint64_t{4096}, group_bytes) * group_bytes;
+  return ceil_div(uint64_t{16384}, group_bytes) * group_bytes;
 }
 
 template <int BITS>
@@ -299,7 +299,7 @@ void many_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t ro
 }
 
 // From here expanding and interleaving a tile of weights costs less than decoding it again for each token.
-constexpr uint64_t kManyTokens = 8;
+constexpr uint64_t kManyTokens = 5;
 
 template <int BITS, int G>
 inline void rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
