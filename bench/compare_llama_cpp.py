@@ -4,7 +4,8 @@
     python bench/compare_llama_cpp.py MODEL.gguf --hlwq build/hlwq --speed --checkpoint MODEL-HLWQ-Q5
 
 Perplexity: windows of BOS + (ctx - 1) tokens, tokenised by hlwq, without overlap; both programs predict every token
-but the BOS, so that the figures differ only by arithmetic. Speed: llama.cpp runs the model at Q5_K_M (made here from
+but the BOS, so that the figures differ only by arithmetic. llama.cpp rounds activations to 8 bits where weights are
+quantised and hlwq's unquantised path does not, so the file is also measured decoded to F32 by llama.cpp. Speed: llama.cpp runs the model at Q5_K_M (made here from
 the GGUF, requantised where it is quantised already), hlwq runs the checkpoint; rounds alternate so that both see the
 same machine, and medians are reported. JSON goes to stdout, progress to stderr.
 """
@@ -49,6 +50,15 @@ def llama_nll(model, ids):
     return float((log_sum - logits[np.arange(len(ids) - 1), ids[1:]]).sum())
 
 
+def convert(source, target, file_type):
+    """Has llama.cpp rewrite a GGUF file in another type; quantised sources are decoded first."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.allow_requantize = True
+    if llama_cpp.llama_model_quantize(source.encode(), target.encode(), params) != 0:
+        sys.exit(f"llama.cpp could not convert {source}")
+
+
 def compare_perplexity(args):
     say("hlwq: tokens and perplexity")
     ids = hlwq(args, "tokenize", args.model, "-f", args.text, "--no-special-tokens")["ids"]
@@ -56,28 +66,28 @@ def compare_perplexity(args):
     windows = [ids[i : i + body] for i in range(0, len(ids) - body + 1, body)][: args.windows]
     ours = hlwq(args, "bench", args.model, "--ppl", "--text-file", args.text, "--ctx", args.ctx, "--windows",
                 len(windows), "--threads", args.threads)
-    model = open_llama(args, args.model, n_ctx=args.ctx, n_batch=args.ctx, logits_all=True)
-    theirs_ids = model.tokenize(open(args.text, "rb").read(), add_bos=False, special=False)
-    bos = model.token_bos()
-    total = 0.0
-    for i, window in enumerate(windows):
-        total += llama_nll(model, [bos, *window])
-        say(f"llama.cpp: window {i + 1} of {len(windows)}")
     tokens = body * len(windows)
-    ppl = float(np.exp(total / tokens))
+
+    def measure(path, what):
+        model = open_llama(args, path, n_ctx=args.ctx, n_batch=args.ctx, logits_all=True)
+        same = model.tokenize(open(args.text, "rb").read(), add_bos=False, special=False) == ids
+        total = 0.0
+        for i, window in enumerate(windows):
+            total += llama_nll(model, [model.token_bos(), *window])
+            say(f"llama.cpp, {what}: window {i + 1} of {len(windows)}")
+        return float(np.exp(total / tokens)), same
+
+    ppl, same_ids = measure(args.model, "the file itself")
+    with tempfile.TemporaryDirectory() as folder:
+        decoded = os.path.join(folder, "f32.gguf")
+        convert(args.model, decoded, llama_cpp.LLAMA_FTYPE_ALL_F32)
+        f32_ppl, _ = measure(decoded, "decoded to F32")
     return {
         "windows": len(windows), "ctx": args.ctx, "tokens": tokens, "hlwq_tokens": ours["tokens"],
-        "same_ids_as_llama_cpp": theirs_ids == ids,
-        "hlwq_ppl": ours["ppl"], "llama_cpp_ppl": ppl, "relative_difference": ours["ppl"] / ppl - 1,
+        "same_ids_as_llama_cpp": same_ids, "hlwq_ppl": ours["ppl"],
+        "llama_cpp_ppl": ppl, "relative_difference": ours["ppl"] / ppl - 1,
+        "llama_cpp_f32_ppl": f32_ppl, "relative_difference_f32": ours["ppl"] / f32_ppl - 1,
     }
-
-
-def make_q5_k_m(source, target):
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M
-    params.allow_requantize = True
-    if llama_cpp.llama_model_quantize(source.encode(), target.encode(), params) != 0:
-        sys.exit(f"llama.cpp could not quantise {source}")
 
 
 def llama_speed(model, prompt, decode):
@@ -100,7 +110,7 @@ def compare_speed(args):
         theirs = args.q5_k_m or os.path.join(folder, "q5_k_m.gguf")
         if not args.q5_k_m:
             say("llama.cpp: making Q5_K_M")
-            make_q5_k_m(args.model, theirs)
+            convert(args.model, theirs, llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M)
         ctx = max(args.prompt, args.decode + 1)
         model = open_llama(args, theirs, n_ctx=ctx, n_batch=args.prompt)
         rounds = []

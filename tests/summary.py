@@ -23,19 +23,25 @@ def junit_cases(path):
             yield name, "passed", ""
 
 
+# Steps that run test cases, and where their reports are.
+REPORTS = {"unit tests": "build/*.xml", "command line tests": "pytest.xml", "sanitizer tests": "build-asan/*.xml"}
+
+
 def main():
     results = Path(sys.argv[1])
     cases = []
-    for report in sorted(results.rglob("*.xml")):
-        where = report.relative_to(results).with_suffix("")
-        cases += [(f"{where}: {name}", outcome, reason) for name, outcome, reason in junit_cases(report)]
-    # A step that ran test cases counts only when it failed without any of them failing (a crash, say).
-    failed_cases = sum(outcome == "failed" for _, outcome, _ in cases)
     for line in (results / "steps.tsv").read_text().splitlines():
-        outcome, name, *reason = line.split("\t")
-        if name.endswith(" tests") and (outcome == "passed" or (outcome == "failed" and failed_cases)):
-            continue
-        cases.append((name, outcome, " ".join(reason)))
+        outcome, step, *reason = line.split("\t")
+        own = [
+            (f"{step}: {name}", outcome_of_case, why)
+            for report in sorted(results.glob(REPORTS.get(step, "none")))
+            for name, outcome_of_case, why in junit_cases(report)
+        ]
+        cases += own
+        # A step with test cases counts by them, unless it failed although none of them did: a crash, say.
+        explained = any(o == "failed" for _, o, _ in own) if outcome == "failed" else bool(own)
+        if not explained:
+            cases.append((step, outcome, " ".join(reason)))
 
     count = {"passed": 0, "failed": 0, "skipped": 0}
     for name, outcome, reason in cases:

@@ -87,14 +87,14 @@ void ProgressLine::update(uint64_t done, uint64_t total, const std::string& what
   last_ = now;
   const double fraction = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0;
   const auto amount = [&](uint64_t n) { return unit_ == Unit::kBytes ? format_bytes(n) : format_count(n); };
-  std::string status = amount(done) + " of " + amount(total) + ", " + format_seconds(elapsed);
+  std::string status = amount(done) + " of " + amount(total);
   if (fraction > 0.005) status += ", " + format_seconds(elapsed / fraction * (1 - fraction)) + " left";
   if (!terminal_) {
     std::fprintf(stderr, "%s: %.0f %% (%s) %s\n", title_.c_str(), 100 * fraction, status.c_str(),
                  what.c_str());
     return;
   }
-  constexpr size_t kBar = 24;
+  constexpr size_t kBar = 20;
   const auto full = std::min(kBar, static_cast<size_t>(fraction * kBar));
   std::string line = title_ + " [" + std::string(full, '#') + std::string(kBar - full, '.') + "] " +
                      fixed(100 * fraction, 0) + " % " + status;
