@@ -17,8 +17,9 @@ constexpr const char* kHelp =
     "/load FILE    go on with a saved conversation\n"
     "/stats        tokens, speeds and memory\n"
     "/exit         leave (so does Ctrl-D)\n"
-    "Ctrl-C stops an answer; twice at the prompt it leaves. A line that ends in \\ goes on in the next one;\n"
-    "pasted lines stay one message. // at the start of a message stands for one /.\n";
+    "Ctrl-C stops an answer; twice at the prompt it leaves.\n"
+    "A line that ends in \\ goes on in the next one; pasted lines stay one message.\n"
+    "// at the start of a message stands for one /.\n";
 
 class Chat : public Command {
  public:
