@@ -24,6 +24,12 @@ std::string tail(const std::string& text, size_t width) {
   return text.size() <= width ? text : text.substr(text.size() - width);
 }
 
+/// Characters of UTF-8 text; wide ones count as one.
+size_t text_width(const std::string& text) {
+  return static_cast<size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
 }  // namespace
 
 void catch_interrupts() {
@@ -158,13 +164,13 @@ std::string Table::str() const {
   for (const auto& row : rows_)
     for (size_t c = 0; c < row.size(); ++c) {
       if (c >= widths.size()) widths.push_back(0);
-      widths[c] = std::max(widths[c], row[c].size());
+      widths[c] = std::max(widths[c], text_width(row[c]));
     }
   std::string out;
   for (size_t r = 0; r < rows_.size(); ++r) {
     std::string line;
     for (size_t c = 0; c < rows_[r].size(); ++c) {
-      const std::string fill(widths[c] - rows_[r][c].size(), ' ');
+      const std::string fill(widths[c] - text_width(rows_[r][c]), ' ');
       line += c == 0 ? rows_[r][c] + fill : "  " + fill + rows_[r][c];
     }
     out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
