@@ -146,6 +146,8 @@ void AtomicDirectory::commit() {
   std::error_code ec;
   const fs::path old = final_.string() + ".old-" + std::to_string(::getpid());
   const bool had_old = fs::exists(final_);
+  if (had_old && !replace_ && !(fs::is_directory(final_) && fs::is_empty(final_)))
+    throw Error(ErrorCode::kIo, final_.string() + " appeared while it was being written; nothing was replaced");
   if (had_old) {
     fs::rename(final_, old, ec);
     if (ec) throw Error(ErrorCode::kIo, "cannot move aside " + final_.string() + ": " + ec.message());

@@ -127,6 +127,14 @@ TEST_F(FileTest, AtomicDirectoryLeavesNothingOnAnException) {
   EXPECT_TRUE(names().empty());
 }
 
+TEST_F(FileTest, AtomicDirectoryDoesNotReplaceWhatAppearedMeanwhile) {
+  AtomicDirectory made(dir_ / "out", false);
+  std::filesystem::create_directory(dir_ / "out");
+  std::ofstream(dir_ / "out" / "precious") << "x";
+  EXPECT_EQ(code_of([&] { made.commit(); }), ErrorCode::kIo);
+  EXPECT_TRUE(std::filesystem::exists(dir_ / "out" / "precious"));
+}
+
 TEST_F(FileTest, AtomicDirectoryReplacesOnlyWhenAsked) {
   fs::create_directory(dir_ / "out");
   put("out/old", "old");
