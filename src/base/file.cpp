@@ -129,7 +129,8 @@ AtomicDirectory::AtomicDirectory(const fs::path& path, bool replace) : replace_(
   final_ = fs::absolute(path).lexically_normal();
   if (final_.filename().empty()) final_ = final_.parent_path();
   if (fs::exists(final_, ignored) && !replace && !(fs::is_directory(final_) && fs::is_empty(final_)))
-    throw Error(ErrorCode::kInvalidArgument, path.string() + " exists and is not empty; choose another directory or say to replace it");
+    throw Error(ErrorCode::kInvalidArgument,
+                path.string() + " exists and is not empty; choose another directory or say to replace it");
   temporary_ = final_.string() + ".tmp-" + std::to_string(::getpid());
   fs::remove_all(temporary_, ignored);
   std::error_code ec;
@@ -147,7 +148,8 @@ void AtomicDirectory::commit() {
   const fs::path old = final_.string() + ".old-" + std::to_string(::getpid());
   const bool had_old = fs::exists(final_);
   if (had_old && !replace_ && !(fs::is_directory(final_) && fs::is_empty(final_)))
-    throw Error(ErrorCode::kIo, final_.string() + " appeared while it was being written; nothing was replaced");
+    throw Error(ErrorCode::kIo,
+                final_.string() + " appeared while it was being written; nothing was replaced");
   if (had_old) {
     fs::rename(final_, old, ec);
     if (ec) throw Error(ErrorCode::kIo, "cannot move aside " + final_.string() + ": " + ec.message());

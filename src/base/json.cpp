@@ -9,19 +9,23 @@ namespace {
 void check_limits(std::string_view text, const std::string& what, const JsonLimits& limits) {
   if (text.size() > limits.max_bytes)
     throw Error(ErrorCode::kInvalidFile, what + ": JSON of " + std::to_string(text.size()) +
-                                             " bytes is over the limit of " + std::to_string(limits.max_bytes));
+                                             " bytes is over the limit of " +
+                                             std::to_string(limits.max_bytes));
   int depth = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string) {
-      if (c == '\\') ++i;
-      else if (c == '"') in_string = false;
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        in_string = false;
     } else if (c == '"') {
       in_string = true;
     } else if (c == '{' || c == '[') {
       if (++depth > limits.max_depth)
-        throw Error(ErrorCode::kInvalidFile, what + ": JSON nested deeper than " + std::to_string(limits.max_depth));
+        throw Error(ErrorCode::kInvalidFile,
+                    what + ": JSON nested deeper than " + std::to_string(limits.max_depth));
     } else if (c == '}' || c == ']') {
       --depth;
     }

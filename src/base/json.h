@@ -19,7 +19,8 @@ struct JsonLimits {
   int max_depth = 64;
 };
 
-/// Parses `text`; `what` names it in errors. Throws Error(kInvalidFile) on malformed, too deep or too large input.
+/// Parses `text`; `what` names it in errors. Throws Error(kInvalidFile) on malformed, too deep or too large
+/// input.
 Json parse_json(std::string_view text, const std::string& what, const JsonLimits& limits = {});
 OrderedJson parse_ordered_json(std::string_view text, const std::string& what, const JsonLimits& limits = {});
 

@@ -79,7 +79,8 @@ void ThreadPool::parallel_for(size_t n, size_t grain, const std::function<void(s
   generation_.notify_all();
   run_chunks(0);
   for (int i = 0; i < kSpins && running_.load(std::memory_order_acquire) != 0; ++i) relax();
-  for (int left; (left = running_.load(std::memory_order_acquire)) != 0;) running_.wait(left, std::memory_order_acquire);
+  for (int left; (left = running_.load(std::memory_order_acquire)) != 0;)
+    running_.wait(left, std::memory_order_acquire);
   if (error_) std::rethrow_exception(error_);
 }
 

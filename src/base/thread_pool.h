@@ -12,8 +12,8 @@
 
 namespace hlwq {
 
-/// parallel_for runs on the caller and threads()-1 workers. Calls must not nest and come from one thread at a time.
-/// Workers spin briefly between calls (a decode step is hundreds of short loops) and then sleep.
+/// parallel_for runs on the caller and threads()-1 workers. Calls must not nest and come from one thread at a
+/// time. Workers spin briefly between calls (a decode step is hundreds of short loops) and then sleep.
 class ThreadPool {
  public:
   /// threads <= 0: one per processor this process may run on.
@@ -23,8 +23,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls fn(begin, end, thread) on disjoint ranges that cover [0, n); ranges are handed out in chunks of `grain`.
-  /// Which thread gets a chunk varies; results must not depend on it. The first exception is rethrown here.
+  /// Calls fn(begin, end, thread) on disjoint ranges that cover [0, n); ranges are handed out in chunks of
+  /// `grain`. Which thread gets a chunk varies; results must not depend on it. The first exception is
+  /// rethrown here.
   void parallel_for(size_t n, size_t grain, const std::function<void(size_t, size_t, int)>& fn);
 
  private:

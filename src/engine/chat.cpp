@@ -5,7 +5,8 @@ namespace {
 
 const ChatTemplate& require_template(const Model& model) {
   if (!model.chat_template())
-    throw Error(ErrorCode::kUnsupported, model.source().path.string() + " has no chat template; give the text as it is (--raw)");
+    throw Error(ErrorCode::kUnsupported,
+                model.source().path.string() + " has no chat template; give the text as it is (--raw)");
   return *model.chat_template();
 }
 
@@ -17,12 +18,15 @@ OrderedJson chat_message(const std::string& role, const std::string& content) {
 
 OrderedJson chat_variables(const Model& model, const OrderedJson& messages, const ChatOptions& options) {
   OrderedJson v = OrderedJson::object();
-  // transformers passes every named special token (bos_token, eos_token...), whether written as text or as an object.
+  // transformers passes every named special token (bos_token, eos_token...), whether written as text or as an
+  // object.
   if (const auto& config = model.source().tokenizer_config; config.is_object())
     for (const auto& [key, value] : config.items()) {
       if (!key.ends_with("_token")) continue;
-      if (value.is_string()) v[key] = value;
-      else if (value.is_object() && value.contains("content") && value["content"].is_string()) v[key] = value["content"];
+      if (value.is_string())
+        v[key] = value;
+      else if (value.is_object() && value.contains("content") && value["content"].is_string())
+        v[key] = value["content"];
     }
   v["messages"] = messages;
   v["tools"] = options.tools;

@@ -21,7 +21,8 @@ OrderedJson chat_variables(const Model& model, const OrderedJson& messages, cons
 /// The rendered prompt as text. Throws Error(kUnsupported) when the model has no chat template.
 std::string chat_prompt(const Model& model, const OrderedJson& messages, const ChatOptions& options = {});
 /// The rendered prompt as ids; text that came from the messages never becomes a special token.
-std::vector<int32_t> chat_ids(const Model& model, const OrderedJson& messages, const ChatOptions& options = {});
+std::vector<int32_t> chat_ids(const Model& model, const OrderedJson& messages,
+                              const ChatOptions& options = {});
 /// {"role": role, "content": content}
 OrderedJson chat_message(const std::string& role, const std::string& content);
 

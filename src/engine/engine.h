@@ -10,7 +10,7 @@
 namespace hlwq {
 
 struct EngineOptions {
-  int threads = 0;  ///< <= 0: every processor this process may use
+  int threads = 0;       ///< <= 0: every processor this process may use
   std::string isa = {};  ///< force "scalar", "avx2" or "avx512"; empty: the fastest that runs
 };
 

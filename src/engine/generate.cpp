@@ -14,7 +14,8 @@ void add_ids(const OrderedJson& config, const char* key, std::set<int32_t>& ids)
   if (!config.is_object() || !config.contains(key)) return;
   const auto& v = config[key];
   const auto add = [&](const OrderedJson& x) {
-    if (x.is_number_integer() && x.get<int64_t>() >= 0 && x.get<int64_t>() <= INT32_MAX) ids.insert(x.get<int32_t>());
+    if (x.is_number_integer() && x.get<int64_t>() >= 0 && x.get<int64_t>() <= INT32_MAX)
+      ids.insert(x.get<int32_t>());
   };
   if (v.is_array())
     for (const auto& x : v) add(x);
@@ -70,14 +71,17 @@ std::string StopMatcher::finish() { return std::exchange(held_, {}); }
 GenerateResult generate(Session& session, std::span<const int32_t> prompt, const GenerateOptions& options,
                         const std::function<void(const std::string&)>& on_text) {
   validate(options.sampling);
-  if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: there is no token to continue");
+  if (prompt.empty())
+    throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: there is no token to continue");
   const uint64_t room = session.context() > prompt.size() ? session.context() - prompt.size() : 0;
   if (room == 0 || (options.max_tokens > 0 && static_cast<uint64_t>(options.max_tokens) > room))
-    throw Error(ErrorCode::kContextFull,
-                "the prompt has " + std::to_string(prompt.size()) + " tokens" +
-                    (options.max_tokens > 0 ? " and " + std::to_string(options.max_tokens) + " more are asked for" : "") +
-                    ", the context holds " + std::to_string(session.context()) +
-                    "; use a larger context (--ctx), a shorter prompt or fewer tokens (-n)");
+    throw Error(
+        ErrorCode::kContextFull,
+        "the prompt has " + std::to_string(prompt.size()) + " tokens" +
+            (options.max_tokens > 0 ? " and " + std::to_string(options.max_tokens) + " more are asked for"
+                                    : "") +
+            ", the context holds " + std::to_string(session.context()) +
+            "; use a larger context (--ctx), a shorter prompt or fewer tokens (-n)");
   const uint64_t limit = options.max_tokens >= 0 ? static_cast<uint64_t>(options.max_tokens) : room;
 
   GenerateResult result;
@@ -87,7 +91,8 @@ GenerateResult generate(Session& session, std::span<const int32_t> prompt, const
 
   Sampler sampler(options.sampling);
   sampler.see_prompt(prompt);
-  const auto stream = session.model().has_tokenizer() ? session.model().tokenizer().stream(options.skip_special) : nullptr;
+  const auto stream =
+      session.model().has_tokenizer() ? session.model().tokenizer().stream(options.skip_special) : nullptr;
   StopMatcher matcher(options.stop);
   const auto show = [&](const std::string& text) {
     if (text.empty()) return;
@@ -119,8 +124,10 @@ GenerateResult generate(Session& session, std::span<const int32_t> prompt, const
   }
   if (stream && !matcher.stopped()) {
     show(matcher.push(stream->finish()));
-    if (!matcher.stopped()) show(matcher.finish());
-    else result.finish_reason = "stop";
+    if (!matcher.stopped())
+      show(matcher.finish());
+    else
+      result.finish_reason = "stop";
   }
   result.timing.decode_s = seconds_since(start);
   result.timing.decode_tokens = result.ids.size();

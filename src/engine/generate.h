@@ -17,13 +17,13 @@ namespace hlwq {
 
 struct GenerateOptions {
   SamplingParams sampling;
-  int64_t max_tokens = -1;             ///< -1: until a stop or the end of the context
-  std::vector<std::string> stop;       ///< generation ends before the first of these in the text
-  std::set<int32_t> stop_ids;          ///< usually stop_tokens(model); empty: never stop
-  int logprobs = -1;                   ///< >= 0: report the chosen token's and this many top tokens' logprobs
-  bool skip_special = true;            ///< special tokens are left out of the text
+  int64_t max_tokens = -1;        ///< -1: until a stop or the end of the context
+  std::vector<std::string> stop;  ///< generation ends before the first of these in the text
+  std::set<int32_t> stop_ids;     ///< usually stop_tokens(model); empty: never stop
+  int logprobs = -1;              ///< >= 0: report the chosen token's and this many top tokens' logprobs
+  bool skip_special = true;       ///< special tokens are left out of the text
   const std::atomic<bool>* cancelled = nullptr;
-  Progress prefill;                    ///< progress of reading the prompt
+  Progress prefill;  ///< progress of reading the prompt
 };
 
 struct GenerateTiming {
@@ -32,21 +32,22 @@ struct GenerateTiming {
 };
 
 struct GenerateResult {
-  std::vector<int32_t> ids;            ///< every token sampled, a final stop token included
-  std::string text;                    ///< without stop tokens, cut before a stop string
-  std::string finish_reason;           ///< "stop", "length" (max_tokens or context end) or "cancelled"
-  std::vector<TokenLogprobs> logprobs; ///< one per id when asked for
+  std::vector<int32_t> ids;             ///< every token sampled, a final stop token included
+  std::string text;                     ///< without stop tokens, cut before a stop string
+  std::string finish_reason;            ///< "stop", "length" (max_tokens or context end) or "cancelled"
+  std::vector<TokenLogprobs> logprobs;  ///< one per id when asked for
   GenerateTiming timing;
 };
 
-/// Sets the session to `prompt` (reusing what it shares with what is there) and generates. `on_text` gets pieces of text
-/// as soon as they are certain; their concatenation is result.text. The session ends holding prompt + ids, except a token
-/// that was sampled last and never fed. Without a tokenizer the text stays empty.
-/// Throws Error(kContextFull) when the prompt, or prompt + max_tokens, does not fit.
+/// Sets the session to `prompt` (reusing what it shares with what is there) and generates. `on_text` gets
+/// pieces of text as soon as they are certain; their concatenation is result.text. The session ends holding
+/// prompt + ids, except a token that was sampled last and never fed. Without a tokenizer the text stays
+/// empty. Throws Error(kContextFull) when the prompt, or prompt + max_tokens, does not fit.
 GenerateResult generate(Session& session, std::span<const int32_t> prompt, const GenerateOptions& options,
                         const std::function<void(const std::string&)>& on_text = {});
 
-/// Ids that end a generation: generation_config's eos_token_id, else config's, plus tokenizer_config's eos_token.
+/// Ids that end a generation: generation_config's eos_token_id, else config's, plus tokenizer_config's
+/// eos_token.
 std::set<int32_t> stop_tokens(const Model& model);
 
 /// Finds stop strings in streamed text, holding back only what may be the beginning of one.

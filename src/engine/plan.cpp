@@ -29,7 +29,8 @@ ModelFacts model_facts(const Model& model) {
     matrix_bytes += use.bytes;
   }
   for (auto& [name, group] : groups) f.groups.push_back(group);
-  f.bits_per_weight = matrix_params ? 8.0 * static_cast<double>(matrix_bytes) / static_cast<double>(matrix_params) : 0;
+  f.bits_per_weight =
+      matrix_params ? 8.0 * static_cast<double>(matrix_bytes) / static_cast<double>(matrix_params) : 0;
   f.text_params = matrix_params;
   f.weight_bytes = matrix_bytes;
   uint64_t vision_params = 0;

@@ -12,19 +12,19 @@ namespace hlwq {
 
 struct MemoryPlan {
   uint64_t context = 0;
-  int kv_bits = 16;          ///< 16 (BF16) or 32 (F32)
-  uint64_t weights = 0;      ///< bytes of the matrices and vectors that the text model uses
-  uint64_t kv = 0;           ///< exactly what KvCache allocates
-  uint64_t vision = 0;       ///< bytes of vision tensors in the files
-  uint64_t scratch = 0;      ///< activations and logits of one sequence
+  int kv_bits = 16;      ///< 16 (BF16) or 32 (F32)
+  uint64_t weights = 0;  ///< bytes of the matrices and vectors that the text model uses
+  uint64_t kv = 0;       ///< exactly what KvCache allocates
+  uint64_t vision = 0;   ///< bytes of vision tensors in the files
+  uint64_t scratch = 0;  ///< activations and logits of one sequence
   uint64_t total = 0;
 };
 
 struct ModelFacts {
   std::string architecture, family;
-  uint64_t params = 0;              ///< of the whole files, vision included
+  uint64_t params = 0;  ///< of the whole files, vision included
   uint64_t text_params = 0;
-  uint64_t weight_bytes = 0;        ///< text weights as stored
+  uint64_t weight_bytes = 0;  ///< text weights as stored
   uint64_t vision_bytes = 0;
   double bits_per_weight = 0;       ///< over the matrices of the text model, norms of codes included
   uint64_t kv_bytes_per_token = 0;  ///< BF16, of the layers that grow with the context

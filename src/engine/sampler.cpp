@@ -42,11 +42,13 @@ SamplingParams sampling_defaults(const OrderedJson& config) {
 }
 
 void validate(const SamplingParams& p) {
-  if (!(p.temperature >= 0) || !std::isfinite(p.temperature)) out_of_range("temperature", "0 (greedy) or more");
+  if (!(p.temperature >= 0) || !std::isfinite(p.temperature))
+    out_of_range("temperature", "0 (greedy) or more");
   if (p.top_k < 0) out_of_range("top_k", "0 (off) or more");
   if (!(p.top_p > 0 && p.top_p <= 1)) out_of_range("top_p", "above 0 and at most 1");
   if (!(p.min_p >= 0 && p.min_p <= 1)) out_of_range("min_p", "between 0 and 1");
-  if (!(p.repetition_penalty > 0) || !std::isfinite(p.repetition_penalty)) out_of_range("repetition_penalty", "above 0");
+  if (!(p.repetition_penalty > 0) || !std::isfinite(p.repetition_penalty))
+    out_of_range("repetition_penalty", "above 0");
   if (!std::isfinite(p.presence_penalty)) out_of_range("presence_penalty", "a finite number");
   if (!std::isfinite(p.frequency_penalty)) out_of_range("frequency_penalty", "a finite number");
   for (const auto& [id, bias] : p.logit_bias)
@@ -67,8 +69,10 @@ int32_t Sampler::sample(std::span<const float> logits) {
   for (const auto& [id, count] : seen_) {
     if (!in_range(id)) continue;
     float& x = work_[static_cast<size_t>(id)];
-    if (params_.repetition_penalty != 1) x = x > 0 ? x / params_.repetition_penalty : x * params_.repetition_penalty;
-    if (count.generated) x -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count.generated);
+    if (params_.repetition_penalty != 1)
+      x = x > 0 ? x / params_.repetition_penalty : x * params_.repetition_penalty;
+    if (count.generated)
+      x -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count.generated);
   }
   const auto best = static_cast<int32_t>(std::max_element(work_.begin(), work_.end()) - work_.begin());
   int32_t chosen = best;
@@ -80,17 +84,20 @@ int32_t Sampler::sample(std::span<const float> logits) {
       const float x = work_[static_cast<size_t>(a)], y = work_[static_cast<size_t>(b)];
       return x != y ? x > y : a < b;
     };
-    size_t kept = params_.top_k > 0 ? std::min<size_t>(order_.size(), static_cast<size_t>(params_.top_k)) : order_.size();
+    size_t kept = params_.top_k > 0 ? std::min<size_t>(order_.size(), static_cast<size_t>(params_.top_k))
+                                    : order_.size();
     const bool need_order = params_.top_p < 1;
     if (kept < order_.size())
-      std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(kept), order_.end(), likelier);
+      std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(kept), order_.end(),
+                        likelier);
     else if (need_order)
       std::sort(order_.begin(), order_.end(), likelier);
     const double top = work_[static_cast<size_t>(best)];
     std::vector<double> p(kept);
     double sum = 0;
     for (size_t i = 0; i < kept; ++i)
-      sum += p[i] = std::exp((static_cast<double>(work_[static_cast<size_t>(order_[i])]) - top) / params_.temperature);
+      sum += p[i] =
+          std::exp((static_cast<double>(work_[static_cast<size_t>(order_[i])]) - top) / params_.temperature);
     if (need_order) {
       double cumulative = 0;
       size_t n = 0;
@@ -122,10 +129,11 @@ TokenLogprobs token_logprobs(std::span<const float> logits, int32_t id, int top)
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   const size_t n = std::min<size_t>(order.size(), static_cast<size_t>(std::max(top, 0)));
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n), order.end(), [&](int32_t a, int32_t b) {
-    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(n), order.end(),
+                    [&](int32_t a, int32_t b) {
+                      const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+                      return x != y ? x > y : a < b;
+                    });
   for (size_t i = 0; i < n; ++i) result.top.push_back({order[i], logprob(order[i])});
   return result;
 }

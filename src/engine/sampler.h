@@ -15,19 +15,19 @@ namespace hlwq {
 
 /// Hugging Face's and OpenAI's names and meanings. Order: bias, penalties, temperature, top-k, top-p, min-p.
 struct SamplingParams {
-  float temperature = 1;        ///< 0: greedy
-  int top_k = 0;                ///< keep the k likeliest; 0: all
-  float top_p = 1;              ///< keep the smallest set with this much probability
-  float min_p = 0;              ///< keep what has at least this fraction of the top probability
-  float repetition_penalty = 1; ///< divides positive, multiplies negative logits of every token seen
-  float presence_penalty = 0;   ///< subtracted once from each token generated
-  float frequency_penalty = 0;  ///< subtracted per occurrence among the generated tokens
+  float temperature = 1;         ///< 0: greedy
+  int top_k = 0;                 ///< keep the k likeliest; 0: all
+  float top_p = 1;               ///< keep the smallest set with this much probability
+  float min_p = 0;               ///< keep what has at least this fraction of the top probability
+  float repetition_penalty = 1;  ///< divides positive, multiplies negative logits of every token seen
+  float presence_penalty = 0;    ///< subtracted once from each token generated
+  float frequency_penalty = 0;   ///< subtracted per occurrence among the generated tokens
   std::map<int32_t, float> logit_bias = {};
   uint64_t seed = 0;
 };
 
-/// Defaults from generation_config.json (do_sample false means greedy); keys that are absent keep the struct's values.
-/// Throws Error(kInvalidFile) for values out of range.
+/// Defaults from generation_config.json (do_sample false means greedy); keys that are absent keep the
+/// struct's values. Throws Error(kInvalidFile) for values out of range.
 SamplingParams sampling_defaults(const OrderedJson& generation_config);
 /// Throws Error(kInvalidArgument) naming the parameter that is out of range.
 void validate(const SamplingParams& params);

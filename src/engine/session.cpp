@@ -10,7 +10,8 @@ uint64_t checked_context(const ModelSpec& spec, const SessionOptions& options) {
   if (options.context == 0) return default_context(spec, options.chunk, options.kv);
   if (options.context > spec.max_context)
     throw Error(ErrorCode::kInvalidArgument, "a context of " + std::to_string(options.context) +
-                                                 " tokens is beyond the model's " + std::to_string(spec.max_context));
+                                                 " tokens is beyond the model's " +
+                                                 std::to_string(spec.max_context));
   return options.context;
 }
 
@@ -34,7 +35,8 @@ Session::Session(std::shared_ptr<const Model> model, Engine& engine, const Sessi
 }
 
 uint64_t Session::scratch_bytes() const {
-  return Workspace::bytes(model_->spec(), cache_.max_chunk()) + (hidden_.size() + logits_.size()) * sizeof(float);
+  return Workspace::bytes(model_->spec(), cache_.max_chunk()) +
+         (hidden_.size() + logits_.size()) * sizeof(float);
 }
 
 void Session::feed(std::span<const int32_t> ids, const Progress& progress) {
@@ -57,11 +59,13 @@ void Session::feed(std::span<const int32_t> ids, const Progress& progress) {
 
 void Session::truncate(uint64_t length, const Progress& progress) {
   if (length >= ids_.size()) return;
-  // The state after the last kept token is gone with the ones that follow it, so that token is always run again.
+  // The state after the last kept token is gone with the ones that follow it, so that token is always run
+  // again.
   const uint64_t keep = length == 0 ? 0 : length - 1;
   std::vector<int32_t> again;
   if (cache_.truncate(keep)) {
-    again.assign(ids_.begin() + static_cast<std::ptrdiff_t>(keep), ids_.begin() + static_cast<std::ptrdiff_t>(length));
+    again.assign(ids_.begin() + static_cast<std::ptrdiff_t>(keep),
+                 ids_.begin() + static_cast<std::ptrdiff_t>(length));
     ids_.resize(keep);
   } else {
     again.assign(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(length));
@@ -73,9 +77,11 @@ void Session::truncate(uint64_t length, const Progress& progress) {
 
 uint64_t Session::set(std::span<const int32_t> ids, const Progress& progress) {
   if (ids.size() > context())
-    throw Error(ErrorCode::kContextFull, "the prompt has " + std::to_string(ids.size()) + " tokens, the context holds " +
-                                             std::to_string(context()) + "; use a larger context (--ctx) or a shorter text");
-  uint64_t common = static_cast<uint64_t>(std::mismatch(ids.begin(), ids.end(), ids_.begin(), ids_.end()).first - ids.begin());
+    throw Error(ErrorCode::kContextFull, "the prompt has " + std::to_string(ids.size()) +
+                                             " tokens, the context holds " + std::to_string(context()) +
+                                             "; use a larger context (--ctx) or a shorter text");
+  uint64_t common = static_cast<uint64_t>(
+      std::mismatch(ids.begin(), ids.end(), ids_.begin(), ids_.end()).first - ids.begin());
   if (common == ids_.size() && common == ids.size()) return common;
   // The last token is always run, so that its logits exist.
   common = std::min<uint64_t>(common, ids.empty() ? 0 : ids.size() - 1);

@@ -13,7 +13,8 @@
 namespace hlwq {
 
 struct SessionOptions {
-  uint64_t context = 0;  ///< tokens; 0: the model's own, or less where its cache would pass a quarter of the memory
+  uint64_t context =
+      0;  ///< tokens; 0: the model's own, or less where its cache would pass a quarter of the memory
   uint64_t chunk = 256;  ///< tokens per forward pass while reading a prompt
   KvType kv = KvType::kBF16;
 };
@@ -33,9 +34,11 @@ class Session {
   /// Appends tokens. Throws Error(kContextFull) before anything is run when they don't fit.
   /// Interrupted (kCancelled) between chunks: what was run stays.
   void feed(std::span<const int32_t> ids, const Progress& progress = {});
-  /// Makes the sequence equal to `ids`, reusing the longest common prefix; returns how many tokens were reused.
+  /// Makes the sequence equal to `ids`, reusing the longest common prefix; returns how many tokens were
+  /// reused.
   uint64_t set(std::span<const int32_t> ids, const Progress& progress = {});
-  /// Forgets everything from `length` on (re-reading what a sliding window has lost on the next feed is done here).
+  /// Forgets everything from `length` on (re-reading what a sliding window has lost on the next feed is done
+  /// here).
   void truncate(uint64_t length, const Progress& progress = {});
 
   /// Logits [vocab] of the token after the last one fed; valid until the next feed. Needs at least one token.

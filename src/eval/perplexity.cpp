@@ -29,7 +29,8 @@ class Runner {
   std::span<float> logits(uint64_t first, uint64_t rows) {
     const auto start = std::chrono::steady_clock::now();
     logits_.resize(kLogitRows * model_.spec().vocab);
-    model_.transformer().logits(engine_.compute(), hidden_.data() + first * model_.spec().hidden, rows, logits_.data());
+    model_.transformer().logits(engine_.compute(), hidden_.data() + first * model_.spec().hidden, rows,
+                                logits_.data());
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return {logits_.data(), rows * model_.spec().vocab};
   }
@@ -85,10 +86,13 @@ EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::
     throw Error(ErrorCode::kInvalidArgument, "the window must have " + std::to_string(2 + with_bos) + " to " +
                                                  std::to_string(model.spec().max_context) + " tokens");
   const uint64_t body = options.window - with_bos, stride = options.stride ? options.stride : body;
-  if (stride > body) throw Error(ErrorCode::kInvalidArgument, "the stride must not pass the window's " + std::to_string(body) + " tokens");
+  if (stride > body)
+    throw Error(ErrorCode::kInvalidArgument,
+                "the stride must not pass the window's " + std::to_string(body) + " tokens");
   if (base && base->spec().vocab != vocab)
-    throw Error(ErrorCode::kInvalidArgument, "the two models have different vocabularies (" + std::to_string(vocab) +
-                                                 " and " + std::to_string(base->spec().vocab) + " tokens)");
+    throw Error(ErrorCode::kInvalidArgument, "the two models have different vocabularies (" +
+                                                 std::to_string(vocab) + " and " +
+                                                 std::to_string(base->spec().vocab) + " tokens)");
   if (text.size() < 2) throw Error(ErrorCode::kInvalidArgument, "the text has too few tokens to predict any");
 
   uint64_t total = text.size() <= body ? 1 : 1 + ceil_div(text.size() - body, stride);
@@ -109,7 +113,8 @@ EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::
     const uint64_t begin = k * stride, end = std::min<uint64_t>(begin + body, text.size());
     window.clear();
     if (with_bos) window.push_back(options.bos);
-    window.insert(window.end(), text.begin() + static_cast<std::ptrdiff_t>(begin), text.begin() + static_cast<std::ptrdiff_t>(end));
+    window.insert(window.end(), text.begin() + static_cast<std::ptrdiff_t>(begin),
+                  text.begin() + static_cast<std::ptrdiff_t>(end));
     const uint64_t first_target = std::max(predicted_to, begin + (with_bos ? 0 : 1));
     if (first_target >= end) continue;
     runner.read(window);
@@ -122,9 +127,10 @@ EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::
       std::vector<TokenScore> scores(rows);
       engine.compute().pool->parallel_for(rows, 1, [&](size_t b, size_t e, int) {
         for (size_t r = b; r < e; ++r)
-          scores[r] = score(logits.subspan(r * vocab, vocab),
-                            base_logits.empty() ? std::span<const float>() : base_logits.subspan(r * vocab, vocab),
-                            text[target + r]);
+          scores[r] =
+              score(logits.subspan(r * vocab, vocab),
+                    base_logits.empty() ? std::span<const float>() : base_logits.subspan(r * vocab, vocab),
+                    text[target + r]);
       });
       for (const TokenScore& s : scores) {
         nll += s.nll;
@@ -138,7 +144,8 @@ EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::
     ++result.windows;
   }
   progress.step(total, total, "evaluating");
-  if (result.tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the text has too few tokens to predict any");
+  if (result.tokens == 0)
+    throw Error(ErrorCode::kInvalidArgument, "the text has too few tokens to predict any");
 
   const auto n = static_cast<double>(result.tokens);
   result.nll = nll / n;
@@ -170,7 +177,8 @@ int32_t bos_token(const Model& model) {
   }
   const OrderedJson& config = model.source().config;
   for (const OrderedJson* c : {&config, config.contains("text_config") ? &config["text_config"] : nullptr})
-    if (c && c->contains("bos_token_id") && (*c)["bos_token_id"].is_number_integer()) return (*c)["bos_token_id"].get<int32_t>();
+    if (c && c->contains("bos_token_id") && (*c)["bos_token_id"].is_number_integer())
+      return (*c)["bos_token_id"].get<int32_t>();
   return -1;
 }
 

@@ -49,15 +49,18 @@ SpeedResult measure_speed(std::shared_ptr<const Model> model, Engine& engine, co
   const uint64_t context = std::max(options.prompt, options.depth + 1 + options.decode);
   if (context > model->spec().max_context)
     throw Error(ErrorCode::kInvalidArgument, "the speed test needs a context of " + std::to_string(context) +
-                                                 " tokens, the model has " + std::to_string(model->spec().max_context));
+                                                 " tokens, the model has " +
+                                                 std::to_string(model->spec().max_context));
   if (options.prompt == 0 || options.decode == 0 || options.repeats < 1)
     throw Error(ErrorCode::kInvalidArgument, "the speed test needs at least one token and one repeat");
   Session session(model, engine, {.context = context});
   std::vector<int32_t> ids(context);
-  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>((i * 7919 + 13) % model->spec().vocab);
+  for (size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<int32_t>((i * 7919 + 13) % model->spec().vocab);
 
   std::vector<double> prefill, decode;
-  for (int i = 0; i <= options.repeats; ++i) {  // the first round warms caches and pages up and is not counted
+  for (int i = 0; i <= options.repeats;
+       ++i) {  // the first round warms caches and pages up and is not counted
     progress.step(static_cast<uint64_t>(i), static_cast<uint64_t>(options.repeats) + 1, "timing");
     session.truncate(0);
     const double p = timed([&] { session.feed({ids.data(), options.prompt}); });
@@ -66,7 +69,8 @@ SpeedResult measure_speed(std::shared_ptr<const Model> model, Engine& engine, co
     const double d = timed([&] {
       for (uint64_t t = 0; t < options.decode; ++t) {
         const auto logits = session.logits();
-        const auto next = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        const auto next =
+            static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
         session.feed({&next, 1});
       }
     });

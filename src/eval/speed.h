@@ -9,16 +9,16 @@
 namespace hlwq {
 
 struct SpeedOptions {
-  uint64_t prompt = 512;   ///< tokens of the prefill test
-  uint64_t decode = 64;    ///< tokens of the decode test
-  uint64_t depth = 0;      ///< tokens already in the context when decoding starts
-  int repeats = 5;         ///< medians are reported
+  uint64_t prompt = 512;  ///< tokens of the prefill test
+  uint64_t decode = 64;   ///< tokens of the decode test
+  uint64_t depth = 0;     ///< tokens already in the context when decoding starts
+  int repeats = 5;        ///< medians are reported
 };
 
 struct SpeedResult {
   double prefill_tok_s = 0, decode_tok_s = 0;
-  double decode_gb_s = 0;       ///< weight bytes read per second while decoding
-  double read_gb_s = 0;         ///< this machine's read bandwidth with the same threads, measured in the same run
+  double decode_gb_s = 0;  ///< weight bytes read per second while decoding
+  double read_gb_s = 0;    ///< this machine's read bandwidth with the same threads, measured in the same run
 };
 
 SpeedResult measure_speed(std::shared_ptr<const Model> model, Engine& engine, const SpeedOptions& options,

@@ -27,9 +27,11 @@ std::vector<bool> read_sliding_layers(const ConfigReader& c, uint64_t layers, ui
     throw Error(ErrorCode::kInvalidFile, "config.json: layer_types must list one type for each of the " +
                                              std::to_string(layers) + " layers");
   for (uint64_t i = 0; i < layers; ++i) {
-    if (types[i] == "sliding_attention") sliding[i] = true;
+    if (types[i] == "sliding_attention")
+      sliding[i] = true;
     else if (types[i] != "full_attention")
-      throw Error(ErrorCode::kUnsupported, "config.json: layer type " + types[i].dump() + " is not supported");
+      throw Error(ErrorCode::kUnsupported,
+                  "config.json: layer type " + types[i].dump() + " is not supported");
   }
   return sliding;
 }
@@ -40,12 +42,14 @@ RopeSpec make_rope(const OrderedJson& params, double theta, uint64_t head_dim) {
   const std::string type = c.text("rope_type", c.text("type", "default"));
   theta = c.number("rope_theta", theta);
   if (!(theta > 1) || head_dim % 2)
-    throw Error(ErrorCode::kInvalidFile, "config.json: rotary embedding needs rope_theta > 1 and an even head size");
+    throw Error(ErrorCode::kInvalidFile,
+                "config.json: rotary embedding needs rope_theta > 1 and an even head size");
   const uint64_t half = head_dim / 2;
   RopeSpec rope;
   rope.inv_freq.resize(half);
   for (uint64_t i = 0; i < half; ++i)
-    rope.inv_freq[i] = static_cast<float>(1.0 / std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+    rope.inv_freq[i] = static_cast<float>(
+        1.0 / std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
   const double factor = c.number("factor", 1.0);
   if (!(factor > 0)) throw Error(ErrorCode::kInvalidFile, "config.json: rope factor must be positive");
   const double partial = c.number("partial_rotary_factor", 1.0);
@@ -60,7 +64,8 @@ RopeSpec make_rope(const OrderedJson& params, double theta, uint64_t head_dim) {
     return rope;
   }
   if (partial != 1.0)
-    throw Error(ErrorCode::kUnsupported, "config.json: partial_rotary_factor with rope type " + type + " is not supported");
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: partial_rotary_factor with rope type " + type + " is not supported");
   if (type == "default") return rope;
   if (type == "linear") {
     for (float& f : rope.inv_freq) f /= static_cast<float>(factor);
@@ -70,7 +75,8 @@ RopeSpec make_rope(const OrderedJson& params, double theta, uint64_t head_dim) {
     const double low = c.number("low_freq_factor", 1), high = c.number("high_freq_factor", 4);
     const double original = c.number("original_max_position_embeddings", 8192);
     if (!(high > low) || !(low > 0) || !(original > 0))
-      throw Error(ErrorCode::kInvalidFile, "config.json: llama3 rope needs 0 < low_freq_factor < high_freq_factor");
+      throw Error(ErrorCode::kInvalidFile,
+                  "config.json: llama3 rope needs 0 < low_freq_factor < high_freq_factor");
     for (float& f : rope.inv_freq) {
       const double wavelength = 2 * std::numbers::pi / f;
       if (wavelength > original / low) {
@@ -89,18 +95,23 @@ ModelSpec model_spec(const OrderedJson& config) {
   const ConfigReader c(config);
   const std::string type = c.text("model_type", "");
   ModelSpec spec;
-  if (type == "llama") spec = llama_spec(config);
-  else if (type == "gemma3_text" || type == "gemma3") spec = gemma3_spec(config);
-  else if (type == "gemma4" || type == "gemma4_text") spec = gemma4_spec(config);
+  if (type == "llama")
+    spec = llama_spec(config);
+  else if (type == "gemma3_text" || type == "gemma3")
+    spec = gemma3_spec(config);
+  else if (type == "gemma4" || type == "gemma4_text")
+    spec = gemma4_spec(config);
   else
-    throw Error(ErrorCode::kUnsupported, "config.json: model_type \"" + type +
-                                             "\" is not supported; supported are llama, gemma3, gemma3_text, gemma4, gemma4_text");
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: model_type \"" + type +
+                    "\" is not supported; supported are llama, gemma3, gemma3_text, gemma4, gemma4_text");
   if (c.has("architectures") && c.json()["architectures"].is_array() && !c.json()["architectures"].empty() &&
       c.json()["architectures"][0].is_string())
     spec.architecture = c.json()["architectures"][0].get<std::string>();
   for (const LayerSpec& l : spec.layers)
     if (l.kv_heads == 0 || spec.heads % l.kv_heads != 0)
-      throw Error(ErrorCode::kInvalidFile, "config.json: num_attention_heads must be a multiple of the key/value heads");
+      throw Error(ErrorCode::kInvalidFile,
+                  "config.json: num_attention_heads must be a multiple of the key/value heads");
   return spec;
 }
 

@@ -21,13 +21,15 @@ class ConfigReader {
   /// An integer in [min, max]; absent or null gives `fallback`, which < 0 means required.
   uint64_t integer(const char* key, int64_t fallback, uint64_t min, uint64_t max) const {
     if (!has(key)) {
-      if (fallback < 0) throw Error(ErrorCode::kInvalidFile, std::string("config.json: ") + key + " is missing");
+      if (fallback < 0)
+        throw Error(ErrorCode::kInvalidFile, std::string("config.json: ") + key + " is missing");
       return static_cast<uint64_t>(fallback);
     }
     const auto& v = config_[key];
     if (!v.is_number_integer() || v.get<int64_t>() < 0 || v.get<uint64_t>() < min || v.get<uint64_t>() > max)
-      throw Error(ErrorCode::kInvalidFile, std::string("config.json: ") + key + " is " + v.dump() + ", expected " +
-                                               std::to_string(min) + " to " + std::to_string(max));
+      throw Error(ErrorCode::kInvalidFile, std::string("config.json: ") + key + " is " + v.dump() +
+                                               ", expected " + std::to_string(min) + " to " +
+                                               std::to_string(max));
     return v.get<uint64_t>();
   }
 
@@ -61,12 +63,12 @@ class ConfigReader {
 /// Fields that every family has: sizes, vocabulary, context, epsilon, biases, tied embeddings.
 void read_common(const ConfigReader& c, ModelSpec& spec);
 
-/// layer_types as one bool per layer (true: sliding). Without the key: sliding except every `pattern`-th layer,
-/// or all full when pattern is 0.
+/// layer_types as one bool per layer (true: sliding). Without the key: sliding except every `pattern`-th
+/// layer, or all full when pattern is 0.
 std::vector<bool> read_sliding_layers(const ConfigReader& c, uint64_t layers, uint64_t pattern);
 
-/// A rope from `params` ({rope_type, rope_theta, factor...}; may be null) for one head size. Knows default, linear,
-/// llama3 and proportional; Error(kUnsupported) names any other type.
+/// A rope from `params` ({rope_type, rope_theta, factor...}; may be null) for one head size. Knows default,
+/// linear, llama3 and proportional; Error(kUnsupported) names any other type.
 RopeSpec make_rope(const OrderedJson& params, double theta, uint64_t head_dim);
 
 /// The spec of a config.json. Throws Error(kUnsupported) naming an architecture or feature that is not built,

@@ -28,12 +28,16 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
   spec.family = "gemma4";
   spec.prefix = nested ? "model.language_model." : "model.";
   if (c.boolean("enable_moe_block", false))
-    throw Error(ErrorCode::kUnsupported, "config.json: Gemma 4 with experts (enable_moe_block) is not supported yet");
-  if (c.integer("hidden_size_per_layer_input", 0, 0, 1 << 20) || c.integer("num_kv_shared_layers", 0, 0, 4096))
-    throw Error(ErrorCode::kUnsupported, "config.json: Gemma 4 with per-layer embeddings (E2B, E4B) is not supported yet");
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: Gemma 4 with experts (enable_moe_block) is not supported yet");
+  if (c.integer("hidden_size_per_layer_input", 0, 0, 1 << 20) ||
+      c.integer("num_kv_shared_layers", 0, 0, 4096))
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: Gemma 4 with per-layer embeddings (E2B, E4B) is not supported yet");
   const std::string act = c.text("hidden_activation", "gelu_pytorch_tanh");
   if (act != "gelu_pytorch_tanh")
-    throw Error(ErrorCode::kUnsupported, "config.json: hidden_activation \"" + act + "\" is not supported for Gemma 4");
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: hidden_activation \"" + act + "\" is not supported for Gemma 4");
   spec.sandwich_norms = spec.qk_norm = spec.v_norm = spec.layer_scalar = true;
   spec.activation = Activation::kGeluTanh;
   spec.embed_scale = std::sqrt(static_cast<float>(spec.hidden));
@@ -44,14 +48,16 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
   const uint64_t head_dim = c.integer("head_dim", 256, 2, 4096);
   const uint64_t kv_heads = c.integer("num_key_value_heads", 4, 1, spec.heads);
   const uint64_t full_head_dim = c.integer("global_head_dim", static_cast<int64_t>(head_dim), 2, 4096);
-  const uint64_t full_kv_heads = c.integer("num_global_key_value_heads", static_cast<int64_t>(kv_heads), 1, spec.heads);
+  const uint64_t full_kv_heads =
+      c.integer("num_global_key_value_heads", static_cast<int64_t>(kv_heads), 1, spec.heads);
   const uint64_t window = c.integer("sliding_window", 512, 1, 1ull << 31);
   const bool k_eq_v = c.boolean("attention_k_eq_v", false);
   const auto sliding = read_sliding_layers(c, spec.layers.size(), 6);
 
   for (uint64_t i = 0; i < spec.layers.size(); ++i) {
     LayerSpec& l = spec.layers[i];
-    // num_global_key_value_heads belongs to the layers whose V is their K; without that, all layers share one count.
+    // num_global_key_value_heads belongs to the layers whose V is their K; without that, all layers share one
+    // count.
     l = {.head_dim = sliding[i] ? head_dim : full_head_dim,
          .kv_heads = sliding[i] || !k_eq_v ? kv_heads : full_kv_heads,
          .window = sliding[i] ? window : 0,
@@ -63,7 +69,8 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
     }
     const char* kind = sliding[i] ? "sliding_attention" : "full_attention";
     OrderedJson params;
-    if (c.has("rope_parameters") && text["rope_parameters"].contains(kind)) params = text["rope_parameters"][kind];
+    if (c.has("rope_parameters") && text["rope_parameters"].contains(kind))
+      params = text["rope_parameters"][kind];
     RopeSpec rope = make_rope(params, sliding[i] ? 10000.0 : 1000000.0, l.head_dim);
     uint64_t known = 0;
     while (known < spec.ropes.size() && spec.ropes[known].inv_freq != rope.inv_freq) ++known;

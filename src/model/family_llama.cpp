@@ -1,4 +1,5 @@
-// Llama and what shares its shape (SmolLM2, Mistral without a window): pre-norm, SwiGLU, one rotary embedding.
+// Llama and what shares its shape (SmolLM2, Mistral without a window): pre-norm, SwiGLU, one rotary
+// embedding.
 #include <cmath>
 
 #include "model/config_reader.h"
@@ -12,7 +13,9 @@ ModelSpec llama_spec(const OrderedJson& config) {
   spec.family = "llama";
   spec.prefix = "model.";
   const std::string act = c.text("hidden_act", "silu");
-  if (act != "silu") throw Error(ErrorCode::kUnsupported, "config.json: hidden_act \"" + act + "\" is not supported for Llama");
+  if (act != "silu")
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: hidden_act \"" + act + "\" is not supported for Llama");
   spec.tied = c.boolean("tie_word_embeddings", false);
 
   const uint64_t head_dim = c.integer("head_dim", static_cast<int64_t>(spec.hidden / spec.heads), 2, 4096);

@@ -37,10 +37,12 @@ void KvCache::Unmap::operator()(std::byte* p) const { ::munmap(p, size); }
 KvCache::KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, KvType type)
     : type_(type), context_(context), max_chunk_(max_chunk), bytes_(bytes(spec, context, max_chunk, type)) {
   // Anonymous pages: nothing is resident before it is used, so a large context costs what it holds.
-  void* p = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* p =
+      ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED)
     throw Error(ErrorCode::kOutOfMemory, "no memory for a key/value cache of " + std::to_string(bytes_) +
-                                             " bytes (context " + std::to_string(context) + "); ask for a shorter context");
+                                             " bytes (context " + std::to_string(context) +
+                                             "); ask for a shorter context");
   memory_ = std::unique_ptr<std::byte, Unmap>(static_cast<std::byte*>(p), Unmap{bytes_});
   std::byte* next = memory_.get();
   for (const LayerSpec& l : spec.layers) {

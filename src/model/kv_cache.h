@@ -1,4 +1,5 @@
-// Keys and values of one sequence, one ring per layer. Sliding layers keep their window, full layers the whole context.
+// Keys and values of one sequence, one ring per layer. Sliding layers keep their window, full layers the
+// whole context.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +34,8 @@ class KvCache {
   void advance(uint64_t tokens) { length_ += tokens; }
   KvView view(uint64_t layer) const;
 
-  /// Forgets positions from `length` on. False, and nothing changes, when a sliding layer has already overwritten
-  /// positions that a continuation from there needs.
+  /// Forgets positions from `length` on. False, and nothing changes, when a sliding layer has already
+  /// overwritten positions that a continuation from there needs.
   bool truncate(uint64_t length);
 
  private:

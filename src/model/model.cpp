@@ -5,7 +5,8 @@
 namespace hlwq {
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source) {
-  if (!source.tokenizer_json.empty()) return Tokenizer::from_json(source.tokenizer_json, (source.path / "tokenizer.json").string());
+  if (!source.tokenizer_json.empty())
+    return Tokenizer::from_json(source.tokenizer_json, (source.path / "tokenizer.json").string());
   if (source.gguf_metadata.contains("tokenizer.ggml.model"))
     return Tokenizer::from_json(tokenizer_json_from_gguf(source.gguf_metadata), source.path.string());
   return nullptr;
@@ -24,7 +25,8 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path) {
 
 const Tokenizer& Model::tokenizer() const {
   if (!tokenizer_)
-    throw Error(ErrorCode::kNotFound, source_.path.string() + " has no tokenizer (tokenizer.json); only token ids work (--ids)");
+    throw Error(ErrorCode::kNotFound,
+                source_.path.string() + " has no tokenizer (tokenizer.json); only token ids work (--ids)");
   return *tokenizer_;
 }
 

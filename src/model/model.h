@@ -14,7 +14,8 @@ namespace hlwq {
 
 class Model {
  public:
-  /// Maps the files and checks every weight. Nothing is read from disk beyond headers, norms and the tokenizer.
+  /// Maps the files and checks every weight. Nothing is read from disk beyond headers, norms and the
+  /// tokenizer.
   static std::shared_ptr<const Model> load(const std::filesystem::path& path);
 
   const ModelSource& source() const { return source_; }
@@ -35,7 +36,8 @@ class Model {
   std::optional<ChatTemplate> template_;
 };
 
-/// The tokenizer of a source: its tokenizer.json, or the one embedded in a GGUF file; null when there is none.
+/// The tokenizer of a source: its tokenizer.json, or the one embedded in a GGUF file; null when there is
+/// none.
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source);
 
 }  // namespace hlwq

@@ -22,7 +22,8 @@ uint64_t widest_kv(const ModelSpec& spec) {
 }  // namespace
 
 uint64_t Workspace::bytes(const ModelSpec& spec, uint64_t tokens) {
-  return tokens * sizeof(float) * (3 * spec.hidden + 2 * widest_q(spec) + 2 * widest_kv(spec) + 2 * spec.intermediate);
+  return tokens * sizeof(float) *
+         (3 * spec.hidden + 2 * widest_q(spec) + 2 * widest_kv(spec) + 2 * spec.intermediate);
 }
 
 void Workspace::reserve(const ModelSpec& spec, uint64_t tokens) {
@@ -40,13 +41,17 @@ Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move
   const uint64_t hidden = spec_.hidden, inner = spec_.intermediate;
   // Text models saved alone, inside a multimodal one, or by older tools differ only in the prefix.
   for (const char* prefix : {"model.language_model.", "language_model.model.", "model."})
-    if (!weights.contains(spec_.prefix + "embed_tokens.weight") && weights.contains(prefix + std::string("embed_tokens.weight")))
+    if (!weights.contains(spec_.prefix + "embed_tokens.weight") &&
+        weights.contains(prefix + std::string("embed_tokens.weight")))
       spec_.prefix = prefix;
   embedding_ = weights.matrix(spec_.prefix + "embed_tokens.weight", spec_.vocab, hidden);
   // A checkpoint may hold an untied head although the config does not say so; its presence decides.
-  lm_head_ = weights.contains("lm_head.weight") && !spec_.tied ? weights.matrix("lm_head.weight", spec_.vocab, hidden) : embedding_;
+  lm_head_ = weights.contains("lm_head.weight") && !spec_.tied
+                 ? weights.matrix("lm_head.weight", spec_.vocab, hidden)
+                 : embedding_;
   if (!spec_.tied && !weights.contains("lm_head.weight"))
-    throw Error(ErrorCode::kNotFound, "lm_head.weight is missing, and config.json says that it is not tied to the embedding");
+    throw Error(ErrorCode::kNotFound,
+                "lm_head.weight is missing, and config.json says that it is not tied to the embedding");
   final_norm_ = weights.vector(spec_.prefix + "norm.weight", hidden, spec_.norm_offset);
   for (uint64_t i = 0; i < spec_.layers.size(); ++i) {
     const LayerSpec& l = spec_.layers[i];
@@ -110,7 +115,8 @@ void Transformer::attention_block(const Compute& compute, KvCache& cache, uint64
     rms_norm(compute, ws.q.data(), tokens * spec_.heads, d, w.q_norm.data(), spec_.norm_eps, ws.q.data());
     rms_norm(compute, ws.k.data(), tokens * l.kv_heads, d, w.k_norm.data(), spec_.norm_eps, ws.k.data());
   }
-  if (spec_.v_norm) rms_norm(compute, ws.v.data(), tokens * l.kv_heads, d, nullptr, spec_.norm_eps, ws.v.data());
+  if (spec_.v_norm)
+    rms_norm(compute, ws.v.data(), tokens * l.kv_heads, d, nullptr, spec_.norm_eps, ws.v.data());
   apply_rope(compute, ws.ropes[l.rope], tokens, spec_.heads, ws.q.data());
   apply_rope(compute, ws.ropes[l.rope], tokens, l.kv_heads, ws.k.data());
 
@@ -150,23 +156,27 @@ void Transformer::mlp_block(const Compute& compute, const Layer& w, uint64_t tok
   linear(compute, gated, {&down, 1});
   if (spec_.mlp_bias) add_bias(w.down_bias.data(), tokens, hidden, ws.projected.data());
   if (spec_.sandwich_norms)
-    rms_norm(compute, ws.projected.data(), tokens, hidden, w.post_mlp_norm.data(), spec_.norm_eps, ws.projected.data());
+    rms_norm(compute, ws.projected.data(), tokens, hidden, w.post_mlp_norm.data(), spec_.norm_eps,
+             ws.projected.data());
   add_in_place(compute, ws.projected.data(), ws.x.data(), tokens * hidden);
 }
 
-std::span<const float> Transformer::forward(const Compute& compute, KvCache& cache, std::span<const int32_t> ids,
-                                            Workspace& ws) const {
+std::span<const float> Transformer::forward(const Compute& compute, KvCache& cache,
+                                            std::span<const int32_t> ids, Workspace& ws) const {
   const uint64_t tokens = ids.size(), hidden = spec_.hidden;
   if (tokens == 0 || tokens > cache.max_chunk())
-    throw Error(ErrorCode::kInvalidArgument, "a forward pass takes 1 to " + std::to_string(cache.max_chunk()) + " tokens");
+    throw Error(ErrorCode::kInvalidArgument,
+                "a forward pass takes 1 to " + std::to_string(cache.max_chunk()) + " tokens");
   if (cache.length() + tokens > cache.context())
-    throw Error(ErrorCode::kContextFull, "the context of " + std::to_string(cache.context()) + " tokens is full (" +
-                                             std::to_string(cache.length()) + " used, " + std::to_string(tokens) +
+    throw Error(ErrorCode::kContextFull, "the context of " + std::to_string(cache.context()) +
+                                             " tokens is full (" + std::to_string(cache.length()) +
+                                             " used, " + std::to_string(tokens) +
                                              " more asked for); use a larger context or a shorter text");
   for (int32_t id : ids)
     if (id < 0 || static_cast<uint64_t>(id) >= spec_.vocab)
-      throw Error(ErrorCode::kInvalidArgument, "token id " + std::to_string(id) + " is outside the vocabulary of " +
-                                                   std::to_string(spec_.vocab));
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(spec_.vocab));
   ws.reserve(spec_, tokens);
   for (uint64_t r = 0; r < spec_.ropes.size(); ++r)
     ws.ropes[r].fill(cache.length(), tokens, spec_.ropes[r].inv_freq, spec_.ropes[r].scale);

@@ -48,7 +48,8 @@ class Transformer {
     std::vector<float> input_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
     float scalar = 1;
   };
-  void attention_block(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens, Workspace& ws) const;
+  void attention_block(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens,
+                       Workspace& ws) const;
   void mlp_block(const Compute& compute, const Layer& layer, uint64_t tokens, Workspace& ws) const;
 
   ModelSpec spec_;

@@ -27,7 +27,8 @@ bool WeightStore::contains(const std::string& name) const {
 Weight WeightStore::matrix(const std::string& name, uint64_t rows, uint64_t cols) {
   const auto check = [&](uint64_t r, uint64_t c) {
     if (r != rows || c != cols)
-      throw Error(ErrorCode::kInvalidFile, name + " has shape " + shape_text(r, c) + ", the config says " + shape_text(rows, cols));
+      throw Error(ErrorCode::kInvalidFile,
+                  name + " has shape " + shape_text(r, c) + ", the config says " + shape_text(rows, cols));
   };
   if (checkpoint_) {
     if (const auto stored = checkpoint_->find(name)) {
@@ -59,8 +60,8 @@ Weight WeightStore::matrix(const std::string& name, uint64_t rows, uint64_t cols
 std::vector<float> WeightStore::vector(const std::string& name, uint64_t n, float offset) const {
   const Tensor& t = source_.tensors->at(name);
   if (t.elements() != n || !info(t.dtype).is_float)
-    throw Error(ErrorCode::kInvalidFile, name + " has " + std::to_string(t.elements()) + " values, expected " +
-                                             std::to_string(n) + " real numbers");
+    throw Error(ErrorCode::kInvalidFile, name + " has " + std::to_string(t.elements()) +
+                                             " values, expected " + std::to_string(n) + " real numbers");
   std::vector<float> v(n);
   decode_rows(t, 0, t.rows(), v.data());
   for (float& x : v) x += offset;

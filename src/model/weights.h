@@ -32,8 +32,8 @@ class WeightStore {
   struct Use {
     std::string name;
     uint64_t rows, cols;
-    uint64_t bytes;       ///< codes and norms, or the stored dtype's bytes
-    std::string format;   ///< "Q5", "BF16"...
+    uint64_t bytes;      ///< codes and norms, or the stored dtype's bytes
+    std::string format;  ///< "Q5", "BF16"...
   };
   const std::vector<Use>& used() const { return used_; }  ///< every matrix handed out
 

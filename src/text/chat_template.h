@@ -19,7 +19,8 @@ struct TemplateLimits {
 };
 
 /// Compiled once, rendered often, from any thread. Behaves like jinja2's ImmutableSandboxedEnvironment with
-/// trim_blocks, lstrip_blocks, the loopcontrols extension, `raise_exception`, `strftime_now` and a `tojson` like transformers'.
+/// trim_blocks, lstrip_blocks, the loopcontrols extension, `raise_exception`, `strftime_now` and a `tojson`
+/// like transformers'.
 class ChatTemplate {
  public:
   /// Throws Error(kInvalidFile) with the line of a syntax error.
@@ -27,8 +28,9 @@ class ChatTemplate {
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
 
-  /// Variables: an object (messages, tools, add_generation_prompt, bos_token...). Throws Error(kInvalidArgument) with the
-  /// template's own message for raise_exception, kInvalidFile for a runtime error (with its line), and for an exceeded limit.
+  /// Variables: an object (messages, tools, add_generation_prompt, bos_token...). Throws
+  /// Error(kInvalidArgument) with the template's own message for raise_exception, kInvalidFile for a runtime
+  /// error (with its line), and for an exceeded limit.
   std::string render(const OrderedJson& variables) const;
 
   /// Like render, but the output remembers which characters came from `messages` (untrusted: they must never

@@ -97,7 +97,8 @@ TEST(SamplingDefaults, ComeFromGenerationConfig) {
   EXPECT_FLOAT_EQ(p.temperature, 0.7f);
   EXPECT_EQ(p.top_k, 64);
   EXPECT_FLOAT_EQ(p.top_p, 0.95f);
-  EXPECT_EQ(sampling_defaults(OrderedJson::parse(R"({"do_sample": false, "temperature": 0.7})")).temperature, 0);
+  EXPECT_EQ(sampling_defaults(OrderedJson::parse(R"({"do_sample": false, "temperature": 0.7})")).temperature,
+            0);
   EXPECT_EQ(sampling_defaults(OrderedJson::object()).temperature, 1);
   EXPECT_THROW(sampling_defaults(OrderedJson::parse(R"({"temperature": "hot"})")), Error);
   EXPECT_THROW(sampling_defaults(OrderedJson::parse(R"({"top_p": 7})")), Error);

@@ -1,4 +1,5 @@
-// nano's held-out text: the unquantised path against transformers' figure, HLWQ against the float simulation's.
+// nano's held-out text: the unquantised path against transformers' figure, HLWQ against the float
+// simulation's.
 #include "eval/perplexity.h"
 
 #include <gtest/gtest.h>
@@ -46,7 +47,8 @@ TEST_F(Heldout, UnquantisedNllEqualsTransformers) {
 }
 
 TEST_F(Heldout, ExactModelHasNoDivergenceFromItself) {
-  const EvalResult r = evaluate(*model, model.get(), engine, ids, {.window = 512, .max_windows = 2, .bos = 2});
+  const EvalResult r =
+      evaluate(*model, model.get(), engine, ids, {.window = 512, .max_windows = 2, .bos = 2});
   EXPECT_EQ(r.kl_mean, 0);
   EXPECT_EQ(r.top1, 1);
   EXPECT_EQ(r.nll, r.base_nll);
@@ -67,16 +69,19 @@ class HlwqKl : public Heldout, public ::testing::WithParamInterface<std::pair<in
 
 TEST_P(HlwqKl, StaysNearTheSimulation) {
   const auto [bits, bound] = GetParam();
-  const fs::path dir = fs::temp_directory_path() / ("hlwq-kl-" + std::to_string(bits) + "-" + std::to_string(::getpid()));
+  const fs::path dir =
+      fs::temp_directory_path() / ("hlwq-kl-" + std::to_string(bits) + "-" + std::to_string(::getpid()));
   ThreadPool pool(2);
   QuantizeOptions options;
   options.policy = QuantPolicy::named("q" + std::to_string(bits));
   quantize_model(open_model(kNano), options, dir, pool, {});
   const auto quantised = Model::load(dir);
-  const EvalResult r = evaluate(*quantised, model.get(), engine, ids, {.window = 512, .max_windows = 64, .bos = 2});
+  const EvalResult r =
+      evaluate(*quantised, model.get(), engine, ids, {.window = 512, .max_windows = 64, .bos = 2});
   fs::remove_all(dir);
   RecordProperty("kl_mean", std::to_string(r.kl_mean));
-  std::printf("Q%d: mean KL %.5f, top-1 %.4f over %llu tokens\n", bits, r.kl_mean, r.top1, static_cast<unsigned long long>(r.tokens));
+  std::printf("Q%d: mean KL %.5f, top-1 %.4f over %llu tokens\n", bits, r.kl_mean, r.top1,
+              static_cast<unsigned long long>(r.tokens));
   EXPECT_EQ(r.tokens, 64u * 511);
   EXPECT_LE(r.kl_mean, bound);
   EXPECT_GT(r.kl_mean, bound / 4) << "suspiciously good: were the weights quantised at all?";

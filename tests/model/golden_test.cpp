@@ -1,4 +1,5 @@
-// Logits and greedy continuations of tiny random models of every family and option, against transformers (float32).
+// Logits and greedy continuations of tiny random models of every family and option, against transformers
+// (float32).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,7 +17,8 @@ namespace fs = std::filesystem;
 const fs::path kModels = fs::path(HLWQ_UNPACKED);
 
 struct Runner {
-  explicit Runner(const std::string& name, std::string_view isa = "") : model(Model::load(kModels / name)), pool(2) {
+  explicit Runner(const std::string& name, std::string_view isa = "")
+      : model(Model::load(kModels / name)), pool(2) {
     compute = {&select_kernels(detect_cpu(), isa), &pool};
   }
   // Logits [ids, vocab] of a sequence fed in chunks of `chunk` tokens.
@@ -55,7 +57,8 @@ double max_error(const Golden& g, const std::vector<float>& logits, uint64_t voc
   double worst = 0;
   for (size_t i = 0; i < g.positions.size(); ++i)
     for (size_t v = 0; v < vocab; ++v)
-      worst = std::max(worst, std::abs(static_cast<double>(g.logits[i][v]) - logits[static_cast<size_t>(g.positions[i]) * vocab + v]));
+      worst = std::max(worst, std::abs(static_cast<double>(g.logits[i][v]) -
+                                       logits[static_cast<size_t>(g.positions[i]) * vocab + v]));
   return worst;
 }
 
@@ -94,9 +97,9 @@ TEST_P(GoldenModel, GreedyContinuationEqualsTransformers) {
   }
 }
 
-// BF16 rounds keys and values by at most 2^-9 of each value, an RMS of about 2^-9 / sqrt(3) = 0.1 %. Attention sharpens
-// what it does to scores (these random models score up to about +-30), so a few percent of the logits' own spread of
-// about 1.5 is what may be left; the error must be there at all.
+// BF16 rounds keys and values by at most 2^-9 of each value, an RMS of about 2^-9 / sqrt(3) = 0.1 %.
+// Attention sharpens what it does to scores (these random models score up to about +-30), so a few percent of
+// the logits' own spread of about 1.5 is what may be left; the error must be there at all.
 TEST_P(GoldenModel, Bf16CacheIsAPerturbation) {
   Runner run(GetParam());
   const Golden g = read_goldens(GetParam()).back();
@@ -111,8 +114,9 @@ TEST_P(GoldenModel, Bf16CacheIsAPerturbation) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenModel,
-                         ::testing::Values("llama_tied", "llama_untied_bias", "llama3_rope", "llama_linear_rope", "gemma3",
-                                           "gemma3_scaled", "gemma4", "gemma4_separate_v", "gemma4_untied"),
+                         ::testing::Values("llama_tied", "llama_untied_bias", "llama3_rope",
+                                           "llama_linear_rope", "gemma3", "gemma3_scaled", "gemma4",
+                                           "gemma4_separate_v", "gemma4_untied"),
                          [](const auto& i) { return std::string(i.param); });
 
 TEST(Nano, LogitsAndHiddenStatesEqualTransformers) {
@@ -134,7 +138,8 @@ TEST(Nano, LogitsAndHiddenStatesEqualTransformers) {
       const double lse = std::log(sum), golden_lse = p["logsumexp"];
       EXPECT_NEAR(lse, golden_lse, 5e-3);
       for (size_t i = 0; i < top.size(); ++i) {
-        EXPECT_NEAR(row[top[i]], expected[i], 5e-3) << c["name"] << " position " << p["position"] << " id " << top[i];
+        EXPECT_NEAR(row[top[i]], expected[i], 5e-3)
+            << c["name"] << " position " << p["position"] << " id " << top[i];
         const double p_golden = std::exp(expected[i] - golden_lse);
         kl += p_golden * ((expected[i] - golden_lse) - (row[top[i]] - lse));
       }
@@ -162,7 +167,8 @@ TEST(Nano, GreedyContinuationsEqualTransformers) {
         rows = std::min<size_t>(256, feed.size() - t);
         hidden = run.model->transformer().forward(run.compute, cache, std::span(feed).subspan(t, rows), ws);
       }
-      run.model->transformer().logits(run.compute, hidden.data() + (rows - 1) * run.model->spec().hidden, 1, logits.data());
+      run.model->transformer().logits(run.compute, hidden.data() + (rows - 1) * run.model->spec().hidden, 1,
+                                      logits.data());
       const auto best = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
       if (best != greedy[step]) {
         EXPECT_LT(margin[step], 1e-2) << c["name"] << " step " << step;
@@ -177,7 +183,9 @@ TEST(Transformer, RefusesWhatItCannotRun) {
   Runner run("llama_tied");
   KvCache cache(run.model->spec(), 4, 4, KvType::kBF16);
   Workspace ws;
-  const auto forward = [&](std::vector<int32_t> ids) { return run.model->transformer().forward(run.compute, cache, ids, ws); };
+  const auto forward = [&](std::vector<int32_t> ids) {
+    return run.model->transformer().forward(run.compute, cache, ids, ws);
+  };
   EXPECT_THROW(forward({}), Error);
   EXPECT_THROW(forward({-1}), Error);
   EXPECT_THROW(forward({320}), Error);

@@ -38,7 +38,8 @@ class Caches : public ::testing::Test {
     for (uint64_t layer = 0; layer < spec.layers.size(); ++layer) {
       const auto& l = spec.layers[layer];
       const KvView view = cache.view(layer);
-      const uint64_t n = cache.length(), first = l.window && n >= l.window ? n + 1 - l.window : 0;  // what the next query sees
+      const uint64_t n = cache.length(),
+                     first = l.window && n >= l.window ? n + 1 - l.window : 0;  // what the next query sees
       for (uint64_t p = first; p < n; ++p)
         for (uint64_t h = 0; h < l.kv_heads; ++h)
           for (uint64_t i = 0; i < l.head_dim; ++i) {
