@@ -20,8 +20,7 @@ inline float horizontal_sum(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-// ---------------------------------------------------------------------------------------------------- one
-// token
+// ---- one token
 
 constexpr int kFactors = 8;  // blocks whose scales are worked out at once
 
@@ -115,8 +114,7 @@ void few_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row
     for (uint64_t t = 0; t < x.tokens; ++t) one_token<BITS, G, 1>(w, x, tables, r, t, y + t * y_stride + r);
 }
 
-// --------------------------------------------------------------------------------------------------- many
-// tokens
+// ---- many tokens
 
 constexpr int kTileRows = 16;      // two registers of 8 rows
 constexpr int kTileTokens = 6;     // 12 accumulators, 2 weights, 1 activation: 15 of 16 registers

@@ -53,8 +53,7 @@ static inline void axpy_any(float alpha, const X* x, float* y, uint64_t n) {
 void axpy(float alpha, const float* x, float* y, uint64_t n) { axpy_any(alpha, x, y, n); }
 void axpy_bf16(float alpha, const uint16_t* x, float* y, uint64_t n) { axpy_any(alpha, x, y, n); }
 
-// ----------------------------------------------------------------------------------------------------------
-// gemm
+// ---- gemm
 
 constexpr int kGemmRows = 4, kGemmTokens = 3;  // 12 accumulators, 3 activations, 1 weight: all 16 registers
 constexpr uint64_t kGemmDepth = 1024;          // columns at a time: 4 rows of them fit L1
@@ -117,8 +116,7 @@ void gemm(const float* w, uint64_t rows, uint64_t cols, const float* x, uint64_t
   }
 }
 
-// -------------------------------------------------------------------------------------------------
-// exponentials
+// ---- exponentials
 
 /// e^x to some 2e-7 relative; arguments are cut off at 88, results below e^-87.3 are zero, NaN stays NaN.
 static inline __m256 exp8(__m256 x) {
@@ -212,8 +210,7 @@ static inline void gated(const float* gate, const float* up, float* y, uint64_t 
 void gelu_tanh_mul(const float* gate, const float* up, float* y, uint64_t n) { gated<Gelu>(gate, up, y, n); }
 void silu_mul(const float* gate, const float* up, float* y, uint64_t n) { gated<Silu>(gate, up, y, n); }
 
-// ---------------------------------------------------------------------------------------------------
-// conversions
+// ---- conversions
 
 void bf16_to_floats(const uint16_t* x, float* y, uint64_t n) {
   uint64_t i = 0;

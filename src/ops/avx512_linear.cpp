@@ -14,8 +14,7 @@
 namespace hlwq::avx512 {
 namespace {
 
-// ---------------------------------------------------------------------------------------------------- one
-// token
+// ---- one token
 
 constexpr int kFactors = 8;  // blocks whose scales are worked out at once
 constexpr int kMaxLags = 3;
@@ -138,8 +137,7 @@ void few_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row
       one_token<BITS, G, 1, COUPLED>(w, x, tables, r, t, y + t * y_stride + r);
 }
 
-// --------------------------------------------------------------------------------------------------- many
-// tokens
+// ---- many tokens
 
 constexpr int kTileRows = 32;      // two registers of 16 rows
 constexpr int kTileTokens = 12;    // 24 accumulators, 2 weights, activations

@@ -56,8 +56,7 @@ TEST(SelectKernels, EveryImplementationHasItsOwnLinear) {
       EXPECT_TRUE(a == b || a->linear.hlwq_rows != b->linear.hlwq_rows) << a->name << " and " << b->name;
 }
 
-// ---------------------------------------------------------------------------------------------------- lookup
-// tables
+// ---- lookup tables
 
 TEST(LookupTables, Int8CostsLittleAndMoreBitsNothing) {
   for (int bits = 2; bits <= 8; ++bits) {
