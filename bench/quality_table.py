@@ -2,9 +2,9 @@
 
     python bench/quality_table.py MODEL --hlwq build/hlwq --text build/assets/wiki.test.raw --windows 32 [--work DIR] [-o FILE]
 
-MODEL is a .gguf file or a directory. It is written once as plain F32 safetensors: the base of every figure, and what the
-absmax INT4 variant (groups of 128, scale = absmax / 7, levels -7..7, round to nearest) is made from. Needs numpy and
-safetensors. Prints a Markdown table; -o writes JSON.
+MODEL is a .gguf file: decoded, it is the base of every figure. The absmax INT4 variant (groups of 128, scale = absmax / 7 in
+FP16, levels -7..7, round to nearest; the embedding too) is written as a GGUF of F32. Needs numpy and gguf. Prints a Markdown
+table; -o writes JSON.
 """
 
 import argparse
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+import gguf
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 
 def hlwq(args, *command):
@@ -24,10 +24,6 @@ def hlwq(args, *command):
     if run.returncode != 0:
         sys.exit(f"failed: hlwq {' '.join(map(str, command))}")
     return json.loads(run.stdout)
-
-
-def is_quantisable(name, array):
-    return array.ndim == 2 and name.endswith(".weight") and "norm" not in name and "vision" not in name
 
 
 def absmax_int4(w, group=128):
@@ -42,13 +38,19 @@ def absmax_int4(w, group=128):
 
 
 def write_int4(source, target):
-    target.mkdir()
-    for f in source.iterdir():
-        if f.suffix == ".safetensors":
-            tensors = {k: absmax_int4(v) if is_quantisable(k, v) else v for k, v in load_file(f).items()}
-            save_file(tensors, target / f.name)
-        elif f.is_file():
-            shutil.copy(f, target / f.name)
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
+            sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub)
+    for tensor in reader.tensors:
+        w = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        writer.add_tensor(tensor.name, absmax_int4(w) if w.ndim == 2 else w)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def main():
@@ -64,11 +66,6 @@ def main():
     work = pathlib.Path(args.work or tempfile.mkdtemp(prefix="hlwq-quality-"))
     work.mkdir(parents=True, exist_ok=True)
 
-    keep = work / "keep.json"
-    keep.write_text(json.dumps({"default": {"bits": None}}))
-    base = work / "f32"
-    if not base.exists():
-        hlwq(args, "quantize", args.model, "-o", base, "--policy", keep)
     published = ["--codebook", "published-b", "--norm", "published"]
     variants = [
         ("HLWQ Q8", ["--bits", 8]),
@@ -83,19 +80,18 @@ def main():
     rows = []
     for name, flags in variants:
         target = work / "variant"
-        shutil.rmtree(target, ignore_errors=True)
         if flags is None:
-            write_int4(base, target)
+            target = work / "int4.gguf"
+            write_int4(args.model, target)
         else:
-            hlwq(args, "quantize", base, "-o", target, *flags)
-        result = hlwq(args, "bench", target, "--kld", base, "--text-file", args.text, "--ctx", args.ctx,
+            hlwq(args, "quantize", args.model, "-o", target, "--force", *flags)
+        result = hlwq(args, "bench", target, "--kld", args.model, "--text-file", args.text, "--ctx", args.ctx,
                       "--windows", args.windows)
         if flags is None:
             result["bits_per_weight"] = 4 + 16 / 128
         rows.append({"name": name, **result})
         print(f"{name}: KL {result['kl_mean']:.5f}", file=sys.stderr, flush=True)
-        shutil.rmtree(target)
-    print(f"\nbase: F32, perplexity {rows[0]['base_ppl']:.4f}; {rows[0]['tokens']} tokens in {args.windows} windows of {args.ctx}\n")
+    print(f"\nbase: decoded to F32, perplexity {rows[0]['base_ppl']:.4f}; {rows[0]['tokens']} tokens in {args.windows} windows of {args.ctx}\n")
     print("| weights | bits per weight | perplexity | mean KL | median KL | same top token |")
     print("|---|---|---|---|---|---|")
     for r in rows:
