@@ -1,5 +1,6 @@
 // Input: an image of a model directory: repeated (file number, 32-bit little-endian length, bytes). It is
-// written to a directory in memory-backed storage where there is one, opened as a model, and decoded.
+// written to a directory in memory-backed storage where there is one, opened as a model, and decoded: plain
+// tensors and HLWQ matrices, native and published.
 #include <unistd.h>
 
 #include <cstdlib>
@@ -10,6 +11,8 @@
 
 #include "fuzz_input.h"
 #include "io/model_source.h"
+#include "quant/codec.h"
+#include "quant/hlwq_checkpoint.h"
 
 namespace fs = std::filesystem;
 
@@ -20,6 +23,7 @@ constexpr const char* kNames[] = {
     "a.safetensors",         "b.safetensors",     "generation_config.json",
     "tokenizer_config.json", "tokenizer.json",    "chat_template.jinja",
     "chat_template.json",    "model.gguf",        "model.bin",
+    "hlwq_config.json",
 };
 
 const fs::path& scratch() {
@@ -54,7 +58,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   hlwq::fuzz::allow_errors([&] {
     const hlwq::ModelSource model = hlwq::open_model(scratch());
-    if (model.tensors) hlwq::fuzz::touch(model.tensors->tensors());
+    if (!model.tensors) return;
+    hlwq::fuzz::touch(model.tensors->tensors());
+    if (!hlwq::HlwqCheckpoint::is_hlwq(model)) return;
+    const hlwq::HlwqCheckpoint checkpoint(model);
+    std::vector<float> row;
+    for (const auto& [name, m] : checkpoint.matrices()) {
+      if (m.rows == 0 || m.cols == 0) continue;
+      row.resize(m.cols);
+      const hlwq::Codebook& codebook = checkpoint.codebook(m.format.bits, m.format.lags);
+      for (uint64_t r : {uint64_t{0}, m.rows - 1})
+        hlwq::decode_row(m.format, codebook, m.codes + r * m.format.row_bytes(m.cols),
+                         m.norms + r * m.format.row_blocks(m.cols), m.cols, row.data());
+    }
   });
   for (const fs::path& path : written) fs::remove(path);
   return 0;

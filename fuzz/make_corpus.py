@@ -109,6 +109,7 @@ def main():
     index = json.dumps({"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}).encode()
     put("checkpoint", "single", image({0: config, 1: one, 5: b'{"top_k":1}', 6: b'{"chat_template":"x"}'}))
     put("checkpoint", "sharded", image({0: config, 2: index, 3: one, 4: safetensors({"v": f32}), 8: b"{{ x }}"}))
+    # hlwq_native and hlwq_published are images of `hlwq quantize`'s output for a [2, 32] embedding, in both layouts.
     put("checkpoint", "gguf", image({10: model("llama")}))
     put("checkpoint", "templates", image(
         {0: config, 6: b'{"chat_template":[{"name":"default","template":"x"}]}', 9: b'{"chat_template":"y"}', 7: b"{}"}))  # fmt: skip
