@@ -21,13 +21,9 @@ OrderedJson chat_variables(const Model& model, const OrderedJson& messages, cons
   // transformers passes every named special token (bos_token, eos_token...), whether written as text or as an
   // object.
   if (const auto& config = model.source().tokenizer_config; config.is_object())
-    for (const auto& [key, value] : config.items()) {
-      if (!key.ends_with("_token")) continue;
-      if (value.is_string())
-        v[key] = value;
-      else if (value.is_object() && value.contains("content") && value["content"].is_string())
-        v[key] = value["content"];
-    }
+    for (const auto& [key, value] : config.items())
+      if (key.ends_with("_token"))
+        if (std::string text = special_token(config, key.c_str()); !text.empty()) v[key] = std::move(text);
   v["messages"] = messages;
   v["tools"] = options.tools;
   v["documents"] = nullptr;

@@ -32,15 +32,10 @@ std::set<int32_t> stop_tokens(const Model& model) {
   if (ids.empty()) add_ids(source.config, "eos_token_id", ids);
   if (ids.empty() && source.config.is_object() && source.config.contains("text_config"))
     add_ids(source.config["text_config"], "eos_token_id", ids);
-  const auto& tc = source.tokenizer_config;
-  if (tc.is_object() && tc.contains("eos_token") && model.has_tokenizer()) {
-    const auto& eos = tc["eos_token"];
-    const std::string text = eos.is_string() ? eos.get<std::string>()
-                             : eos.is_object() && eos.contains("content") && eos["content"].is_string()
-                                 ? eos["content"].get<std::string>()
-                                 : std::string();
-    if (const int32_t id = text.empty() ? -1 : model.tokenizer().token_to_id(text); id >= 0) ids.insert(id);
-  }
+  const std::string eos = special_token(source.tokenizer_config, "eos_token");
+  if (const int32_t id = eos.empty() || !model.has_tokenizer() ? -1 : model.tokenizer().token_to_id(eos);
+      id >= 0)
+    ids.insert(id);
   return ids;
 }
 

@@ -166,15 +166,8 @@ EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::
 }
 
 int32_t bos_token(const Model& model) {
-  const auto& tc = model.source().tokenizer_config;
-  if (tc.is_object() && tc.contains("bos_token") && model.has_tokenizer()) {
-    const auto& bos = tc["bos_token"];
-    const std::string text = bos.is_string() ? bos.get<std::string>()
-                             : bos.is_object() && bos.contains("content") && bos["content"].is_string()
-                                 ? bos["content"].get<std::string>()
-                                 : std::string();
-    if (!text.empty()) return model.tokenizer().token_to_id(text);
-  }
+  const std::string bos = special_token(model.source().tokenizer_config, "bos_token");
+  if (!bos.empty() && model.has_tokenizer()) return model.tokenizer().token_to_id(bos);
   const OrderedJson& config = model.source().config;
   for (const OrderedJson* c : {&config, config.contains("text_config") ? &config["text_config"] : nullptr})
     if (c && c->contains("bos_token_id") && (*c)["bos_token_id"].is_number_integer())

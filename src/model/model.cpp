@@ -30,4 +30,13 @@ const Tokenizer& Model::tokenizer() const {
   return *tokenizer_;
 }
 
+std::string special_token(const OrderedJson& tokenizer_config, const char* key) {
+  if (!tokenizer_config.is_object() || !tokenizer_config.contains(key)) return {};
+  const OrderedJson& token = tokenizer_config[key];
+  if (token.is_string()) return token.get<std::string>();
+  if (token.is_object() && token.contains("content") && token["content"].is_string())
+    return token["content"].get<std::string>();
+  return {};
+}
+
 }  // namespace hlwq

@@ -40,4 +40,8 @@ class Model {
 /// none.
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source);
 
+/// The text of a named special token ("bos_token"), which tokenizer_config.json gives as a string or as an
+/// object with "content"; "" when it names none.
+std::string special_token(const OrderedJson& tokenizer_config, const char* key);
+
 }  // namespace hlwq
