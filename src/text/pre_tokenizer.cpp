@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <functional>
 #include <optional>
 
@@ -223,7 +222,7 @@ char* TextArena::allocate(size_t bytes) {
 
 std::string_view TextArena::keep(std::string_view text) {
   char* p = allocate(text.size());
-  std::memcpy(p, text.data(), text.size());
+  std::copy(text.begin(), text.end(), p);
   return {p, text.size()};
 }
 
