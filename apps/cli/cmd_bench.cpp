@@ -80,7 +80,7 @@ class Bench : public Command {
     options.stride = static_cast<uint64_t>(stride_);
     options.max_windows = static_cast<uint64_t>(windows_);
     options.bos = bos_token(model);
-    options.kv = kv_.kv_type();
+    options.kv = kv_.kv_settings();
     ProgressLine line(base ? "KL divergence" : "perplexity");
     const EvalResult r = evaluate(model, base, engine, text_ids(model), options, line.progress());
     out["tokens"] = r.tokens;

@@ -33,7 +33,7 @@ class Info : public Command {
     std::vector<MemoryPlan> plans;
     for (uint64_t context : contexts(model->spec()))
       plans.push_back(plan_memory(model->spec(), facts.weight_bytes, facts.vision_bytes, context,
-                                  SessionOptions{}.chunk, kv_.kv_type()));
+                                  SessionOptions{}.chunk, kv_.kv_settings()));
     if (json_)
       print_json(to_json(*model, facts, plans, engine));
     else

@@ -63,7 +63,7 @@ void ContextArgs::declare(Args& args) {
 SessionOptions ContextArgs::options() const {
   SessionOptions options;
   options.context = static_cast<uint64_t>(context);
-  options.kv = kv_type();
+  options.kv = kv_settings();
   return options;
 }
 

@@ -31,7 +31,7 @@ struct ContextArgs {
   int64_t context = 0;
   std::string kv = "bf16";
   void declare(Args& args);
-  KvType kv_type() const { return kv == "f32" ? KvType::kF32 : KvType::kBF16; }
+  KvSettings kv_settings() const { return KvSettings::preset(kv == "f32" ? 32 : 16); }
   SessionOptions options() const;
 };
 

@@ -50,11 +50,11 @@ ModelFacts model_facts(const Model& model) {
 }
 
 MemoryPlan plan_memory(const ModelSpec& spec, uint64_t weight_bytes, uint64_t vision_bytes, uint64_t context,
-                       uint64_t chunk, KvType kv) {
+                       uint64_t chunk, const KvSettings& kv) {
   MemoryPlan p;
   chunk = std::min(chunk, context);
   p.context = context;
-  p.kv_bits = kv == KvType::kF32 ? 32 : 16;
+  p.kv_bits = kv.full.v_bits;
   p.weights = weight_bytes;
   p.vision = vision_bytes;
   p.kv = KvCache::bytes(spec, context, chunk, kv);

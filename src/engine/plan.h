@@ -12,7 +12,7 @@ namespace hlwq {
 
 struct MemoryPlan {
   uint64_t context = 0;
-  int kv_bits = 16;      ///< 16 (BF16) or 32 (F32)
+  int kv_bits = 16;      ///< of the full layers' values
   uint64_t weights = 0;  ///< bytes of the matrices and vectors that the text model uses
   uint64_t kv = 0;       ///< exactly what KvCache allocates
   uint64_t vision = 0;   ///< bytes of vision tensors in the files
@@ -38,6 +38,6 @@ struct ModelFacts {
 ModelFacts model_facts(const Model& model);
 /// weights must be model_facts(model).weight_bytes; `chunk` is SessionOptions::chunk.
 MemoryPlan plan_memory(const ModelSpec& spec, uint64_t weight_bytes, uint64_t vision_bytes, uint64_t context,
-                       uint64_t chunk, KvType kv);
+                       uint64_t chunk, const KvSettings& kv);
 
 }  // namespace hlwq

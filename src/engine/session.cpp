@@ -17,7 +17,7 @@ uint64_t checked_context(const ModelSpec& spec, const SessionOptions& options) {
 
 }  // namespace
 
-uint64_t default_context(const ModelSpec& spec, uint64_t chunk, KvType kv) {
+uint64_t default_context(const ModelSpec& spec, uint64_t chunk, const KvSettings& kv) {
   uint64_t context = spec.max_context;
   const uint64_t budget = physical_memory() / 4;
   while (context > 1024 && KvCache::bytes(spec, context, chunk, kv) > budget) context /= 2;

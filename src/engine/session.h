@@ -16,7 +16,7 @@ struct SessionOptions {
   uint64_t context =
       0;  ///< tokens; 0: the model's own, or less where its cache would pass a quarter of the memory
   uint64_t chunk = 256;  ///< tokens per forward pass while reading a prompt
-  KvType kv = KvType::kBF16;
+  KvSettings kv = {};
 };
 
 class Session {
@@ -55,6 +55,6 @@ class Session {
 };
 
 /// The context that SessionOptions{} gets.
-uint64_t default_context(const ModelSpec& spec, uint64_t chunk, KvType kv);
+uint64_t default_context(const ModelSpec& spec, uint64_t chunk, const KvSettings& kv);
 
 }  // namespace hlwq

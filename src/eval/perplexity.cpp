@@ -13,7 +13,7 @@ constexpr uint64_t kLogitRows = 32;  // positions whose logits are held at a tim
 // Runs one model over one window after another, with a cache of its own.
 class Runner {
  public:
-  Runner(const Model& model, Engine& engine, uint64_t window, KvType kv)
+  Runner(const Model& model, Engine& engine, uint64_t window, const KvSettings& kv)
       : model_(model), engine_(engine), cache_(model.spec(), window, window, kv) {}
 
   // Final hidden states of every position of the window.

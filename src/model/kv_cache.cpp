@@ -25,7 +25,9 @@ uint64_t KvCache::capacity(const LayerSpec& layer, uint64_t context, uint64_t ma
   return std::min(context, layer.window + max_chunk - 1);
 }
 
-uint64_t KvCache::bytes(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, KvType type) {
+uint64_t KvCache::bytes(const ModelSpec& spec, uint64_t context, uint64_t max_chunk,
+                        const KvSettings& settings) {
+  const KvType type = settings.full.k_bits == 32 ? KvType::kF32 : KvType::kBF16;
   uint64_t total = 0;
   for (const LayerSpec& l : spec.layers)
     total = checked_add(total, layer_bytes(l, capacity(l, context, max_chunk), type), "key/value cache");
@@ -34,8 +36,11 @@ uint64_t KvCache::bytes(const ModelSpec& spec, uint64_t context, uint64_t max_ch
 
 void KvCache::Unmap::operator()(std::byte* p) const { ::munmap(p, size); }
 
-KvCache::KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, KvType type)
-    : type_(type), context_(context), max_chunk_(max_chunk), bytes_(bytes(spec, context, max_chunk, type)) {
+KvCache::KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, const KvSettings& settings)
+    : type_(settings.full.k_bits == 32 ? KvType::kF32 : KvType::kBF16),
+      context_(context),
+      max_chunk_(max_chunk),
+      bytes_(bytes(spec, context, max_chunk, settings)) {
   // Anonymous pages: nothing is resident before it is used, so a large context costs what it holds.
   void* p =
       ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -46,7 +51,7 @@ KvCache::KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, Kv
   memory_ = std::unique_ptr<std::byte, Unmap>(static_cast<std::byte*>(p), Unmap{bytes_});
   std::byte* next = memory_.get();
   for (const LayerSpec& l : spec.layers) {
-    const uint64_t slots = capacity(l, context, max_chunk), half = layer_bytes(l, slots, type) / 2;
+    const uint64_t slots = capacity(l, context, max_chunk), half = layer_bytes(l, slots, type_) / 2;
     layers_.push_back({l.kv_heads, l.head_dim, slots, l.window, next, next + half});
     next += 2 * half;
   }

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "model/kv_settings.h"
 #include "model/spec.h"
 #include "ops/attention.h"
 
@@ -16,12 +17,13 @@ class KvCache {
  public:
   /// Room for `context` positions, fed in chunks of at most `max_chunk` tokens.
   /// Throws Error(kOutOfMemory) with the bytes that it needed.
-  KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, KvType type);
+  KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, const KvSettings& settings);
 
   /// Slots of a layer's ring: the whole context, or what a sliding window and one chunk need.
   static uint64_t capacity(const LayerSpec& layer, uint64_t context, uint64_t max_chunk);
   /// Bytes that a cache of these settings allocates, exactly.
-  static uint64_t bytes(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, KvType type);
+  static uint64_t bytes(const ModelSpec& spec, uint64_t context, uint64_t max_chunk,
+                        const KvSettings& settings);
 
   uint64_t context() const { return context_; }
   uint64_t max_chunk() const { return max_chunk_; }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,22 @@ struct LayerSpec {
   uint64_t window = 0;  ///< > 0: sliding attention over that many positions, the query's own included
   bool k_is_v = false;  ///< no v_proj: V is k_proj's output before k_norm and RoPE
   uint64_t rope = 0;    ///< index into ModelSpec::ropes
+  /// Width of the layer's (dense) MLP.
+  uint64_t intermediate = 0;
+  /// >= 0: has no keys and values of its own and attends to those of that earlier layer.
+  int64_t kv_from = -1;
+};
+
+/// The image encoder of a multimodal model. Patches of patch x patch pixels; `pooling` x `pooling` of them
+/// become one soft token.
+struct VisionSpec {
+  uint64_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  uint64_t patch = 16, pooling = 3;
+  uint64_t positions = 0;       ///< rows of the learned position table, per axis
+  uint64_t default_tokens = 0;  ///< soft tokens an image gets at most, unless asked otherwise
+  float norm_eps = 1e-6f, rope_theta = 100;
+  bool standardize = false;  ///< stored bias and scale after pooling
+  bool clipped = false;      ///< linears clamp their input and output to stored ranges
 };
 
 struct ModelSpec {
@@ -41,6 +58,14 @@ struct ModelSpec {
   float attention_scale = 1;
   float logit_softcap = 0;  ///< > 0: logits = cap * tanh(logits / cap)
   bool tied = true;         ///< lm_head is the embedding
+  /// Mixture of experts beside the dense MLP: 0 experts means none.
+  uint64_t experts = 0, top_k = 0, expert_intermediate = 0;
+  /// Per-layer embeddings (Gemma 4 E2B, E4B): values added to each layer's residual; 0: none.
+  uint64_t per_layer_width = 0, per_layer_vocab = 0;
+  int32_t pad_token = 0;  ///< stands for image tokens in the per-layer embedding
+  std::optional<VisionSpec> vision;
+  int32_t image_token = -1, begin_image_token = -1, end_image_token = -1;
+  bool image_bidirectional = false;  ///< tokens of one image see each other on sliding layers
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;
 };

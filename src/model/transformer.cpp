@@ -121,7 +121,9 @@ void Transformer::attention_block(const Compute& compute, KvCache& cache, uint64
   apply_rope(compute, ws.ropes[l.rope], tokens, l.kv_heads, ws.k.data());
 
   cache.store(compute, layer, tokens, ws.k.data(), ws.v.data());
-  const AttentionShape shape{spec_.heads, cache.length(), tokens, l.window, spec_.attention_scale};
+  const AttentionShape shape{
+      spec_.heads, cache.length(),        tokens,
+      l.window,    spec_.attention_scale, l.window && !ws.key_end.empty() ? ws.key_end.data() : nullptr};
   attention(compute, cache.view(layer), shape, ws.q.data(), ws.attended.data(), ws.attention);
 
   LinearInput attended(ws.attended.data(), tokens, q_width);
@@ -162,7 +164,8 @@ void Transformer::mlp_block(const Compute& compute, const Layer& w, uint64_t tok
 }
 
 std::span<const float> Transformer::forward(const Compute& compute, KvCache& cache,
-                                            std::span<const int32_t> ids, Workspace& ws) const {
+                                            std::span<const int32_t> ids, Workspace& ws,
+                                            std::span<const ImageRun> images) const {
   const uint64_t tokens = ids.size(), hidden = spec_.hidden;
   if (tokens == 0 || tokens > cache.max_chunk())
     throw Error(ErrorCode::kInvalidArgument,
@@ -185,6 +188,15 @@ std::span<const float> Transformer::forward(const Compute& compute, KvCache& cac
     weight_row(embedding_, static_cast<uint64_t>(ids[t]), row);
     if (spec_.embed_scale != 1)
       for (uint64_t i = 0; i < hidden; ++i) row[i] *= spec_.embed_scale;
+  }
+  ws.key_end.clear();
+  for (const ImageRun& image : images)
+    std::copy_n(image.embeddings, image.count * hidden, ws.x.data() + image.begin * hidden);
+  if (spec_.image_bidirectional && !images.empty()) {
+    for (uint64_t t = 0; t < tokens; ++t) ws.key_end.push_back(cache.length() + t + 1);
+    for (const ImageRun& image : images)
+      std::fill_n(ws.key_end.begin() + static_cast<std::ptrdiff_t>(image.begin), image.count,
+                  cache.length() + image.begin + image.count);
   }
   for (uint64_t i = 0; i < layers_.size(); ++i) {
     attention_block(compute, cache, i, tokens, ws);

@@ -14,10 +14,17 @@
 
 namespace hlwq {
 
+/// Consecutive tokens whose embeddings come from an image instead of the embedding table.
+struct ImageRun {
+  uint64_t begin = 0, count = 0;      ///< tokens begin .. begin + count of this call's ids
+  const float* embeddings = nullptr;  ///< [count, hidden]
+};
+
 /// Buffers of one sequence's forward pass, reused from step to step; sized for a chunk on first use.
 struct Workspace {
   std::vector<float> x, normed, q, k, v, attended, projected, gate, up;
   std::vector<RopeTable> ropes;
+  std::vector<uint64_t> key_end;
   AttentionScratch attention;
   /// Bytes that a chunk of `tokens` needs (attention tiles apart).
   static uint64_t bytes(const ModelSpec& spec, uint64_t tokens);
@@ -34,9 +41,11 @@ class Transformer {
 
   /// Runs `ids` (at most cache.max_chunk()) at positions cache.length().. and stores their keys and values.
   /// Returns the final normed hidden states, [ids.size(), hidden], valid until the workspace is used again.
+  /// `images`: ascending, without overlap, each whole: its tokens see each other on sliding layers where the
+  /// model says so, which only works within one call.
   /// Throws Error(kInvalidArgument) for ids outside the vocabulary, kContextFull when they don't fit.
   std::span<const float> forward(const Compute& compute, KvCache& cache, std::span<const int32_t> ids,
-                                 Workspace& ws) const;
+                                 Workspace& ws, std::span<const ImageRun> images = {}) const;
 
   /// logits [rows, vocab] of hidden states [rows, hidden], soft-capped where the model says so.
   void logits(const Compute& compute, const float* hidden, uint64_t rows, float* out) const;

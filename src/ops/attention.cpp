@@ -24,6 +24,9 @@ struct Tiler {
   const float* q;
   uint64_t group, d;
 
+  uint64_t end_key(uint64_t token) const {
+    return shape.key_end ? shape.key_end[token] : shape.first_position + token + 1;
+  }
   uint64_t first_key(uint64_t position) const {
     return shape.window && position + 1 > shape.window ? position + 1 - shape.window : 0;
   }
@@ -77,8 +80,9 @@ struct Tiler {
       for (uint64_t r = 0; r < n_rows; ++r) {
         float* s = scores + r * kKeyTile;
         float* state = partial + r * (d + 2);
-        const uint64_t position = shape.first_position + task.token_begin + r / group;
-        const uint64_t lo = std::max(first_key(position), key), hi = std::min(position + 1, key + n);
+        const uint64_t token = task.token_begin + r / group;
+        const uint64_t lo = std::max(first_key(shape.first_position + token), key),
+                       hi = std::min(end_key(token), key + n);
         if (lo >= hi) {
           std::fill_n(s, kKeyTile, 0.0f);
           continue;
@@ -152,7 +156,9 @@ void attention(const Compute& compute, const KvView& cache, const AttentionShape
       task.token_begin = block * per_task;
       task.token_end = std::min(shape.tokens, task.token_begin + per_task);
       const uint64_t key_begin = tiler.first_key(shape.first_position + task.token_begin);
-      const uint64_t keys = shape.first_position + task.token_end - key_begin;
+      uint64_t keys = 0;
+      for (uint64_t t = task.token_begin; t < task.token_end; ++t)
+        keys = std::max(keys, tiler.end_key(t) - key_begin);
       task.key_begin = key_begin + keys * task.split / splits;
       task.key_end = key_begin + keys * (task.split + 1) / splits;
       float* partial =

@@ -24,6 +24,9 @@ struct AttentionShape {
   uint64_t tokens = 0;          ///< queries; their keys are already in the cache
   uint64_t window = 0;          ///< > 0: a query at p sees keys p - window + 1 .. p; 0: all up to p
   float scale = 1;              ///< multiplies q.k
+  /// One past the last key that each query sees, [tokens], at most first_position + tokens: tokens of an
+  /// image also see those after them. Null: causal, position + 1.
+  const uint64_t* key_end = nullptr;
 };
 
 /// Scratch that the caller keeps between calls, so that a step allocates nothing.

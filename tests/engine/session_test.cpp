@@ -37,7 +37,7 @@ class Nano : public ::testing::Test {
 
   static std::shared_ptr<const Model> model;
   Engine engine{{.threads = 2}};
-  SessionOptions options{.context = 1024, .chunk = 64, .kv = KvType::kF32};
+  SessionOptions options{.context = 1024, .chunk = 64, .kv = KvSettings::f32()};
 };
 std::shared_ptr<const Model> Nano::model;
 
@@ -182,7 +182,7 @@ TEST_F(Nano, PlanEqualsAllocation) {
   EXPECT_EQ(facts.kv_bytes_per_token,
             2u * 2 * 2 * 2 * 128);  // two full layers, K and V, BF16, 2 heads of 128
   for (uint64_t context : {100u, 1024u, 8192u})
-    for (KvType kv : {KvType::kF32, KvType::kBF16}) {
+    for (const KvSettings& kv : {KvSettings::f32(), KvSettings::bf16()}) {
       const SessionOptions o{.context = context, .chunk = 256, .kv = kv};
       const Session s(model, engine, o);
       const MemoryPlan plan =

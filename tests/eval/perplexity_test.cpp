@@ -41,7 +41,8 @@ TEST_F(Heldout, TokensEqualTheGolden) {
 }
 
 TEST_F(Heldout, UnquantisedNllEqualsTransformers) {
-  const EvalResult r = evaluate(*model, nullptr, engine, ids, {.window = 512, .bos = 2, .kv = KvType::kF32});
+  const EvalResult r =
+      evaluate(*model, nullptr, engine, ids, {.window = 512, .bos = 2, .kv = KvSettings::f32()});
   EXPECT_EQ(r.tokens, info["predicted"].get<uint64_t>());
   EXPECT_NEAR(r.nll, info["mean_nll"].get<double>(), 1e-3);
 }

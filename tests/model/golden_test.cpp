@@ -22,7 +22,8 @@ struct Runner {
     compute = {&select_kernels(detect_cpu(), isa), &pool};
   }
   // Logits [ids, vocab] of a sequence fed in chunks of `chunk` tokens.
-  std::vector<float> logits(const std::vector<int32_t>& ids, uint64_t chunk, KvType kv = KvType::kF32) {
+  std::vector<float> logits(const std::vector<int32_t>& ids, uint64_t chunk,
+                            const KvSettings& kv = KvSettings::f32()) {
     KvCache cache(model->spec(), ids.size(), chunk, kv);
     Workspace ws;
     const uint64_t vocab = model->spec().vocab;
@@ -103,7 +104,7 @@ TEST_P(GoldenModel, GreedyContinuationEqualsTransformers) {
 TEST_P(GoldenModel, Bf16CacheIsAPerturbation) {
   Runner run(GetParam());
   const Golden g = read_goldens(GetParam()).back();
-  const auto exact = run.logits(g.ids, 16), rounded = run.logits(g.ids, 16, KvType::kBF16);
+  const auto exact = run.logits(g.ids, 16), rounded = run.logits(g.ids, 16, KvSettings::bf16());
   double error = 0, spread = 0;
   for (size_t i = 0; i < exact.size(); ++i) {
     error += (exact[i] - rounded[i]) * (exact[i] - rounded[i]);
@@ -156,7 +157,7 @@ TEST(Nano, GreedyContinuationsEqualTransformers) {
     if (c["kind"] != "text") continue;
     const std::vector<int32_t> prompt = c["input_ids"], greedy = c["greedy_ids"];
     const std::vector<float> margin = c["greedy_margin"];
-    KvCache cache(run.model->spec(), prompt.size() + greedy.size(), 256, KvType::kF32);
+    KvCache cache(run.model->spec(), prompt.size() + greedy.size(), 256, KvSettings::f32());
     Workspace ws;
     std::vector<float> logits(run.model->spec().vocab);
     std::vector<int32_t> feed = prompt;
@@ -181,7 +182,7 @@ TEST(Nano, GreedyContinuationsEqualTransformers) {
 
 TEST(Transformer, RefusesWhatItCannotRun) {
   Runner run("llama_tied");
-  KvCache cache(run.model->spec(), 4, 4, KvType::kBF16);
+  KvCache cache(run.model->spec(), 4, 4, KvSettings::bf16());
   Workspace ws;
   const auto forward = [&](std::vector<int32_t> ids) {
     return run.model->transformer().forward(run.compute, cache, ids, ws);

@@ -55,7 +55,7 @@ class Caches : public ::testing::Test {
 
 TEST_F(Caches, KeepsWindowsThroughOverflowsAndOddChunks) {
   const ModelSpec spec = two_layers(13);
-  KvCache cache(spec, 200, 7, KvType::kF32);
+  KvCache cache(spec, 200, 7, KvSettings::f32());
   EXPECT_EQ(cache.view(0).capacity, 13u + 7 - 1);
   EXPECT_EQ(cache.view(1).capacity, 200u);
   std::mt19937 random(1);
@@ -67,7 +67,7 @@ TEST_F(Caches, KeepsWindowsThroughOverflowsAndOddChunks) {
 
 TEST_F(Caches, TruncatesOnlyWhereTheWindowIsStillThere) {
   const ModelSpec spec = two_layers(8);
-  KvCache cache(spec, 100, 4, KvType::kF32);  // ring of 11
+  KvCache cache(spec, 100, 4, KvSettings::f32());  // ring of 11
   for (int i = 0; i < 10; ++i) feed(cache, spec, 4);
   // Slots hold 29..39. A query at 36 sees 29..36; one at 35 would need 28.
   EXPECT_FALSE(cache.truncate(35));
@@ -83,8 +83,8 @@ TEST_F(Caches, TruncatesOnlyWhereTheWindowIsStillThere) {
 
 TEST_F(Caches, AllocatesExactlyWhatItSays) {
   const ModelSpec spec = two_layers(8);
-  for (KvType type : {KvType::kF32, KvType::kBF16}) {
-    const uint64_t element = type == KvType::kF32 ? 4 : 2;
+  for (const KvSettings& type : {KvSettings::f32(), KvSettings::bf16()}) {
+    const uint64_t element = type.full.k_bits == 32 ? 4 : 2;
     const KvCache cache(spec, 100, 4, type);
     EXPECT_EQ(cache.allocated_bytes(), (11 * 2 * 8 + 100 * 16) * 2 * element);
     EXPECT_EQ(cache.allocated_bytes(), KvCache::bytes(spec, 100, 4, type));
@@ -93,8 +93,8 @@ TEST_F(Caches, AllocatesExactlyWhatItSays) {
 
 TEST_F(Caches, AbsurdSizesAreErrors) {
   ModelSpec spec = two_layers(8);
-  EXPECT_THROW(KvCache(spec, 1ull << 62, 4, KvType::kBF16), Error);
-  EXPECT_THROW(KvCache(spec, 1ull << 57, 4, KvType::kBF16), Error);
+  EXPECT_THROW(KvCache(spec, 1ull << 62, 4, KvSettings::bf16()), Error);
+  EXPECT_THROW(KvCache(spec, 1ull << 57, 4, KvSettings::bf16()), Error);
 }
 
 }  // namespace

@@ -1,0 +1,52 @@
+#include "model/kv_settings.h"
+
+#include "hlwq/error.h"
+
+namespace hlwq {
+
+KvSettings KvSettings::uniform(int bits) {
+  KvSettings s;
+  s.sliding = s.full = {bits, bits};
+  validate(s);
+  return s;
+}
+
+KvSettings KvSettings::preset(int bits) {
+  KvSettings s = uniform(bits);
+  if (bits > 4) return s;
+  s.sliding = {16, 16};
+  s.tail = 256;
+  return s;
+}
+
+void validate(const KvSettings& s) {
+  const auto check = [](int bits, const char* what) {
+    if (bits != 2 && bits != 3 && bits != 4 && bits != 16 && bits != 32)
+      throw Error(ErrorCode::kInvalidArgument, std::string("key/value cache: ") + std::to_string(bits) +
+                                                   " bits for " + what + "; choose 2, 3, 4, 16 or 32");
+  };
+  check(s.sliding.k_bits, "keys of sliding layers");
+  check(s.sliding.v_bits, "values of sliding layers");
+  check(s.full.k_bits, "keys of full layers");
+  check(s.full.v_bits, "values of full layers");
+  constexpr uint64_t kMost = 1 << 20;
+  if (s.tail > kMost || s.sinks > kMost)
+    throw Error(ErrorCode::kInvalidArgument,
+                "key/value cache: the exact tail and sinks are at most " + std::to_string(kMost) + " tokens");
+}
+
+std::string describe(const KvSettings& s) {
+  const auto one = [](int bits) {
+    return bits == 32 ? std::string("F32") : bits == 16 ? std::string("BF16") : "Q" + std::to_string(bits);
+  };
+  const auto format = [&](const KvFormat& f) {
+    return f.k_bits == f.v_bits ? one(f.k_bits) : "K " + one(f.k_bits) + " V " + one(f.v_bits);
+  };
+  std::string text =
+      s.sliding == s.full ? format(s.full) : "sliding " + format(s.sliding) + ", full " + format(s.full);
+  if (s.tail) text += ", tail " + std::to_string(s.tail);
+  if (s.sinks) text += ", sinks " + std::to_string(s.sinks);
+  return text;
+}
+
+}  // namespace hlwq
