@@ -2,7 +2,7 @@
 """Makes the tiny random models of tests/golden/models and their golden logits with transformers.
 
 Needs torch and transformers >= 5.17 (made with the versions recorded in each golden.json):
-    python3 tests/golden/make_model_goldens.py OUT_DIR
+    python3 tests/golden/make_model_goldens.py OUT_DIR [NAME ...]
 Each OUT_DIR/NAME.tar holds config.json, model.safetensors (BF16) and golden.json. The logits are those of the saved
 BF16 weights in float32 arithmetic, eager attention, no cache.
 """
@@ -64,6 +64,11 @@ CASES = {
     "gemma4": lambda: gemma4("sssssf"),
     "gemma4_separate_v": lambda: gemma4("sfsf", attention_k_eq_v=False, final_logit_softcapping=None,
                                         num_key_value_heads=4),
+    "gemma4_moe": lambda: gemma4("ssfsf", enable_moe_block=True, num_experts=8, top_k_experts=3, moe_intermediate_size=96),
+    # As E2B and E4B: per-layer embeddings, no K = V, the last layers attend to the keys and values of earlier ones.
+    "gemma4_e2b": lambda: gemma4("ssfsssfsf", attention_k_eq_v=False, hidden_size_per_layer_input=32,
+                                 vocab_size_per_layer_input=320, num_kv_shared_layers=4, use_double_wide_mlp=True,
+                                 num_key_value_heads=1, use_bidirectional_attention=None),
     "gemma4_untied": lambda: gemma4("ssf", tie_word_embeddings=False, global_head_dim=32, num_global_key_value_heads=2),
 }
 
@@ -74,6 +79,10 @@ def randomise(model):
         r = torch.randn(p.shape, generator=g)
         if name.endswith("layer_scalar"):
             p.data = (0.9 + 0.1 * r).clamp(0.6, 1.2)
+        elif name.endswith(("router.scale", "per_expert_scale")):
+            p.data = 1.0 + 0.2 * r
+        elif name.endswith("router.proj.weight"):  # logits of unit size, so that experts differ clearly
+            p.data = 2.0 * r
         elif "norm" in name:
             gemma3_style = model.config.model_type.startswith("gemma3")  # its norms scale by 1 + weight
             p.data = 0.1 * r + (0.0 if gemma3_style else 1.0)
@@ -83,9 +92,11 @@ def randomise(model):
             p.data = r * (1.5 / p.shape[-1] ** 0.5)
 
 
-def main(out):
+def main(out, names):
     out.mkdir(parents=True, exist_ok=True)
     for name, make in CASES.items():
+        if names and name not in names:
+            continue
         torch.manual_seed(0)
         config = make()
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
@@ -119,4 +130,5 @@ def main(out):
               "logit std %.3f" % logits.std(), "margins min %.4f" % min(golden["prompts"][-1]["greedy_margin"]), flush=True)
 
 
-main(pathlib.Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])
