@@ -20,6 +20,7 @@ ModelFacts model_facts(const Model& model) {
   std::map<std::string, ModelFacts::Group> groups;
   uint64_t matrix_bytes = 0, matrix_params = 0;
   for (const WeightStore::Use& use : model.weights().used()) {
+    if (is_vision(use.name)) continue;
     ModelFacts::Group& g = groups[use.format];
     g.format = use.format;
     ++g.tensors;

@@ -75,6 +75,11 @@ RopeSpec make_rope(const OrderedJson& params, double theta, uint64_t head_dim);
 /// kInvalidFile for missing or absurd values.
 ModelSpec model_spec(const OrderedJson& config);
 
+/// Gemma 4's image encoder and image tokens; leaves `spec` alone when the config has no vision_config.
+void read_gemma4_vision(const OrderedJson& config, ModelSpec& spec);
+/// What processor_config.json (or preprocessor_config.json) says beyond the config: the tokens an image gets.
+void read_image_processor(const OrderedJson& processor, VisionSpec& vision);
+
 // One file a family.
 ModelSpec llama_spec(const OrderedJson& config);
 ModelSpec gemma3_spec(const OrderedJson& config);

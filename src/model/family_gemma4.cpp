@@ -77,6 +77,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
     if (known == spec.ropes.size()) spec.ropes.push_back(std::move(rope));
     l.rope = known;
   }
+  read_gemma4_vision(config, spec);
   return spec;
 }
 

@@ -3,6 +3,18 @@
 #include "model/config_reader.h"
 
 namespace hlwq {
+namespace {
+
+// The processor's word on tokens per image, where there is one; it stands beside the weights.
+void read_processor_files(const ModelSource& source, VisionSpec& vision) {
+  for (const char* name : {"processor_config.json", "preprocessor_config.json"}) {
+    const auto path = source.path / name;
+    if (source.kind == ModelSource::Kind::kHuggingFace && std::filesystem::exists(path))
+      return read_image_processor(read_ordered_json(path), vision);
+  }
+}
+
+}  // namespace
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source) {
   if (!source.tokenizer_json.empty())
@@ -16,11 +28,23 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path) {
   std::shared_ptr<Model> model(new Model);
   model->source_ = open_model(path);
   ModelSpec spec = model_spec(model->source_.config);
+  if (spec.vision) read_processor_files(model->source_, *spec.vision);
   model->weights_ = std::make_unique<WeightStore>(model->source_);
   model->transformer_ = std::make_unique<Transformer>(std::move(spec), *model->weights_);
+  if (model->spec().vision && VisionTower::present(*model->weights_))
+    model->vision_ =
+        std::make_unique<VisionTower>(*model->spec().vision, model->spec().hidden, *model->weights_);
   model->tokenizer_ = load_tokenizer(model->source_);
   if (!model->source_.chat_template.empty()) model->template_.emplace(model->source_.chat_template);
   return model;
+}
+
+const VisionTower& Model::require_vision() const {
+  if (vision_ && spec().image_token >= 0) return *vision_;
+  throw Error(ErrorCode::kUnsupported, source_.path.string() + " takes no images: " +
+                                           (!spec().vision ? "it is a text model"
+                                            : !vision_     ? "its vision weights (vision_tower.*) are missing"
+                                                           : "its config.json names no image_token_id"));
 }
 
 const Tokenizer& Model::tokenizer() const {

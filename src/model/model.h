@@ -7,6 +7,7 @@
 
 #include "io/model_source.h"
 #include "model/transformer.h"
+#include "model/vision_tower.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -21,6 +22,10 @@ class Model {
   const ModelSource& source() const { return source_; }
   const ModelSpec& spec() const { return transformer_->spec(); }
   const Transformer& transformer() const { return *transformer_; }
+  /// Null for a text model, and for a checkpoint that left the encoder's weights out.
+  const VisionTower* vision() const { return vision_.get(); }
+  /// Throws Error(kUnsupported) that says why this model takes no images.
+  const VisionTower& require_vision() const;
   const WeightStore& weights() const { return *weights_; }
   bool has_tokenizer() const { return tokenizer_ != nullptr; }
   /// Throws Error(kNotFound) when the model came without one.
@@ -32,6 +37,7 @@ class Model {
   ModelSource source_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<VisionTower> vision_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::optional<ChatTemplate> template_;
 };
