@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <map>
 
-#include "base/file.h"
 #include "common.h"
 #include "quant/quantize.h"
 #include "terminal.h"
@@ -143,8 +142,7 @@ class Quantize : public Command {
     if (bits_ && !policy_.empty()) throw UsageError("--bits and --policy exclude each other");
     if (bits_ && (*bits_ < 2 || *bits_ > 8)) throw UsageError("--bits goes from 2 to 8");
     const std::string policy = bits_ ? "q" + std::to_string(*bits_) : policy_.empty() ? "default" : policy_;
-    options.policy = policy.ends_with(".json") ? QuantPolicy::from_json(read_file(policy), policy)
-                                               : usage([&] { return QuantPolicy::named(policy); });
+    options.policy = read_policy(policy);
     if (layout_ == "published") options.layout = CheckpointLayout::kPublished;
     if (norm_ == "published") options.norm = NormRule::kPublished;
     if (codebook_ == "published-a") options.codebook = CodebookKind::kPublishedA;

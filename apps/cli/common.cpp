@@ -130,6 +130,11 @@ ChatOptions TemplateArgs::options() const {
   return options;
 }
 
+QuantPolicy read_policy(const std::string& name) {
+  return name.ends_with(".json") ? QuantPolicy::from_json(read_file(name), name)
+                                 : usage([&] { return QuantPolicy::named(name); });
+}
+
 std::vector<int32_t> parse_ids(const std::string& text) {
   std::vector<int32_t> ids;
   for (size_t i = 0; i < text.size();) {

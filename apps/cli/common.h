@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
+#include "quant/policy.h"
 
 namespace hlwq::cli {
 
@@ -65,6 +66,9 @@ auto usage(Check&& check) {
   }
 }
 
+/// The policy that --policy names: default, published, q2..q8, or a file of rules that ends in .json.
+/// Throws UsageError for unknown names, Error(kInvalidFile | kIo) for the file.
+QuantPolicy read_policy(const std::string& name);
 /// "1,2,3" (spaces allowed too) as token ids. Throws UsageError.
 std::vector<int32_t> parse_ids(const std::string& text);
 /// A whole file; "-" is stdin.

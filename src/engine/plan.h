@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/weight_sizes.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 
@@ -28,16 +29,24 @@ struct ModelFacts {
   uint64_t vision_bytes = 0;
   double bits_per_weight = 0;       ///< over the matrices of the text model, norms of codes included
   uint64_t kv_bytes_per_token = 0;  ///< BF16, of the layers that grow with the context
-  struct Group {                    ///< matrices by storage format
-    std::string format;
-    uint64_t tensors = 0, params = 0, bytes = 0;
-  };
+  using Group = WeightSizes::Group;
   std::vector<Group> groups;
 };
 
+/// Of a model at hand, by the tensors that it uses.
 ModelFacts model_facts(const Model& model);
-/// weights must be model_facts(model).weight_bytes; `chunk` is SessionOptions::chunk.
+/// Of a model whose weights are planned, not there.
+ModelFacts model_facts(const ModelSpec& spec, const WeightSizes& sizes);
+
+/// weights and vision are model_facts().weight_bytes and vision_bytes; `chunk` is SessionOptions::chunk.
 MemoryPlan plan_memory(const ModelSpec& spec, uint64_t weight_bytes, uint64_t vision_bytes, uint64_t context,
                        uint64_t chunk, const KvSettings& kv);
+
+/// How the cache divides: what grows with every token and what does not.
+struct KvParts {
+  uint64_t full_per_token = 0;  ///< bytes a token adds to the layers without a window
+  uint64_t sliding = 0;         ///< bytes of the sliding layers at this context
+};
+KvParts kv_parts(const ModelSpec& spec, uint64_t context, uint64_t chunk, const KvSettings& kv);
 
 }  // namespace hlwq

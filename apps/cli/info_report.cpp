@@ -1,0 +1,218 @@
+#include "info_report.h"
+
+#include <algorithm>
+
+#include "base/cpu.h"
+#include "engine/session.h"
+#include "terminal.h"
+
+namespace hlwq::cli {
+namespace {
+
+OrderedJson memory_json(const std::vector<MemoryPlan>& plans) {
+  OrderedJson list = OrderedJson::array();
+  for (const MemoryPlan& p : plans)
+    list.push_back({{"ctx", p.context},
+                    {"kv_bits", p.kv_bits},
+                    {"weights", p.weights},
+                    {"kv", p.kv},
+                    {"vision", p.vision},
+                    {"scratch", p.scratch},
+                    {"total", p.total}});
+  return list;
+}
+
+OrderedJson sizes_json(const std::vector<WeightSizes>& sizes) {
+  OrderedJson list = OrderedJson::array();
+  for (const WeightSizes& s : sizes)
+    list.push_back({{"policy", s.policy},
+                    {"bytes", s.checkpoint()},
+                    {"text", s.text},
+                    {"vision", s.vision},
+                    {"audio", s.audio},
+                    {"bits_per_weight", s.bits_per_weight}});
+  return list;
+}
+
+OrderedJson gpus_json(const std::vector<InfoReport::Fit>& fits) {
+  OrderedJson list = OrderedJson::array();
+  for (size_t g = 0; g < gpu_cards().size(); ++g)
+    for (const InfoReport::Fit& f : fits)
+      list.push_back({{"name", gpu_cards()[g].name},
+                      {"example", gpu_cards()[g].example},
+                      {"bytes", gpu_cards()[g].bytes},
+                      {"policy", f.policy},
+                      {"kv", f.kv.label},
+                      {"max_context", f.contexts[g]}});
+  return list;
+}
+
+std::string layers_text(const ModelSpec& s) {
+  const auto is_sliding = [](const LayerSpec& l) { return l.window > 0; };
+  const auto sliding = std::count_if(s.layers.begin(), s.layers.end(), is_sliding);
+  std::string text = std::to_string(s.layers.size());
+  if (sliding > 0)
+    text += " (" + std::to_string(sliding) + " with a window of " +
+            format_count(std::find_if(s.layers.begin(), s.layers.end(), is_sliding)->window) + ")";
+  return text;
+}
+
+std::string policy_label(const InfoReport& r, const std::string& policy) {
+  if (policy == "stored") {
+    const auto stored =
+        std::find_if(r.sizes.begin(), r.sizes.end(), [](const auto& s) { return s.policy == "stored"; });
+    const auto& groups = stored == r.sizes.end() ? r.facts.groups : stored->groups;
+    return groups.size() == 1 ? groups[0].format : "stored";
+  }
+  std::string label = policy;
+  if (label.size() == 2 && label[0] == 'q') label[0] = 'Q';
+  return label;
+}
+
+std::string format_context(uint64_t context, uint64_t most) {
+  if (context == 0) return "-";
+  if (context >= most) return "all";
+  return context < 1024 ? std::to_string(context) : std::to_string(context / 1024) + "K";
+}
+
+std::string facts_text(const InfoReport& r) {
+  const ModelFacts& f = r.facts;
+  std::string out;
+  const auto fact = [&](const std::string& key, const std::string& value) {
+    out += key + std::string(key.size() < 16 ? 16 - key.size() : 1, ' ') + value + "\n";
+  };
+  fact("model", r.path + (r.has_weights ? "" : " (no weights here: planned from its config)"));
+  fact("architecture", f.architecture + " (" + f.family + ")");
+  fact("parameters",
+       format_params(f.params) +
+           (f.params > f.text_params ? ", " + format_params(f.text_params) + " of them text" : ""));
+  fact("layers", layers_text(r.spec));
+  fact("hidden", format_count(r.spec.hidden) + ", " + std::to_string(r.spec.heads) + " heads");
+  fact("vocabulary", format_count(r.spec.vocab));
+  fact("context", format_count(r.spec.max_context) + " tokens");
+  fact("weights", format_bytes(f.weight_bytes) + ", " + fixed(f.bits_per_weight, 3) + " bits per weight" +
+                      (r.policy == "stored" ? "" : " (policy " + r.policy + ")"));
+  if (f.vision_bytes) fact("vision", format_bytes(f.vision_bytes));
+  const bool bf16 = describe(r.kv.settings) == "BF16";
+  fact("KV cache", format_bytes(r.kv_parts.full_per_token) + " a token" +
+                       (r.kv_parts.sliding ? " + " + format_bytes(r.kv_parts.sliding) + " of windows" : "") +
+                       " (" + describe(r.kv.settings) + ")" +
+                       (bf16 ? "" : ", " + format_bytes(f.kv_bytes_per_token) + " a token in BF16"));
+  fact("tokenizer", r.tokenizer);
+  fact("chat template", r.has_template ? "yes" : "no");
+  fact("backend", r.backend + ", " + std::to_string(r.threads) + " threads, " +
+                      format_bytes(physical_memory()) + " of memory");
+  for (const std::string& note : r.notes) fact("note", note);
+  return out;
+}
+
+std::string formats_text(const InfoReport& r) {
+  Table table({"stored as", "matrices", "weights", "size", "bits/weight"});
+  for (const ModelFacts::Group& g : r.facts.groups)
+    table.add(
+        {g.format, format_count(g.tensors), format_params(g.params), format_bytes(g.bytes),
+         fixed(8.0 * static_cast<double>(g.bytes) / static_cast<double>(std::max<uint64_t>(1, g.params)),
+               3)});
+  return table.str();
+}
+
+std::string sizes_text(const InfoReport& r) {
+  const bool audio = std::any_of(r.sizes.begin(), r.sizes.end(), [](const auto& s) { return s.audio > 0; });
+  std::vector<std::string> header = {"weights", "bits/weight", "text", "vision"};
+  if (audio) header.push_back("audio");
+  header.push_back("checkpoint");
+  Table table(header);
+  for (const WeightSizes& s : r.sizes) {
+    std::vector<std::string> row = {policy_label(r, s.policy), fixed(s.bits_per_weight, 3),
+                                    format_bytes(s.text), format_bytes(s.vision)};
+    if (audio) row.push_back(format_bytes(s.audio));
+    row.push_back(format_bytes(s.checkpoint()));
+    table.add(row);
+  }
+  const bool usual =
+      std::any_of(r.sizes.begin(), r.sizes.end(), [](const auto& s) { return s.policy == "default"; });
+  return table.str() + (usual ? "default: 5 bits, the embedding and lm_head 6\n" : "");
+}
+
+std::string memory_text(const InfoReport& r) {
+  Table table({"context", "KV bits", "weights", "KV cache", "vision", "scratch", "total"});
+  for (const MemoryPlan& p : r.memory)
+    table.add({format_count(p.context), std::to_string(p.kv_bits), format_bytes(p.weights),
+               format_bytes(p.kv), format_bytes(p.vision), format_bytes(p.scratch), format_bytes(p.total)});
+  return "Memory with " + policy_label(r, r.policy) + " weights and a cache in " + describe(r.kv.settings) +
+         ":\n\n" + table.str();
+}
+
+std::string cards_text(const InfoReport& r) {
+  std::vector<std::string> header = {"weights", "size", "KV"};
+  for (const GpuCard& g : gpu_cards()) header.emplace_back(g.name.substr(0, g.name.find(' ')));
+  Table table(header);
+  std::string last;
+  for (const InfoReport::Fit& f : r.fits) {
+    const bool first = f.policy != last;
+    last = f.policy;
+    std::vector<std::string> row = {first ? policy_label(r, f.policy) : "",
+                                    first ? format_bytes(f.weights) : "", f.kv.label};
+    for (uint64_t context : f.contexts) row.push_back(format_context(context, r.spec.max_context));
+    table.add(row);
+  }
+  std::string out = "The longest context on a card of so many GB (K: 1,024 tokens; all: the model's " +
+                    format_count(r.spec.max_context) + "; -: too small).\nWeights" +
+                    (r.facts.vision_bytes ? ", image encoder" : "") + ", cache and scratch count; " +
+                    format_bytes(kGpuReserve) + " are left to the driver.\n\n" + table.str();
+  std::vector<std::string> told;
+  for (const InfoReport::Fit& f : r.fits)
+    if (const std::string text = describe(f.kv.settings);
+        text != f.kv.label && std::find(told.begin(), told.end(), f.kv.label) == told.end()) {
+      told.push_back(f.kv.label);
+      out += "KV " + f.kv.label + ": " + text + "\n";
+    }
+  return out;
+}
+
+}  // namespace
+
+OrderedJson to_json(const InfoReport& r) {
+  const ModelFacts& f = r.facts;
+  OrderedJson formats = OrderedJson::array();
+  for (const ModelFacts::Group& g : f.groups)
+    formats.push_back(
+        {{"format", g.format}, {"tensors", g.tensors}, {"params", g.params}, {"bytes", g.bytes}});
+  return {{"architecture", f.architecture},
+          {"family", f.family},
+          {"has_weights", r.has_weights},
+          {"policy", r.policy},
+          {"params", f.params},
+          {"text_params", f.text_params},
+          {"weight_bytes", f.weight_bytes},
+          {"vision_bytes", f.vision_bytes},
+          {"bits_per_weight", f.bits_per_weight},
+          {"kv", describe(r.kv.settings)},
+          {"kv_bytes_per_token", f.kv_bytes_per_token},
+          {"kv_full_per_token", r.kv_parts.full_per_token},
+          {"kv_sliding", r.kv_parts.sliding},
+          {"memory", memory_json(r.memory)},
+          {"policies", sizes_json(r.sizes)},
+          {"gpus", gpus_json(r.fits)},
+          {"gpu_reserve", kGpuReserve},
+          {"formats", std::move(formats)},
+          {"notes", r.notes},
+          {"layers", r.spec.layers.size()},
+          {"hidden", r.spec.hidden},
+          {"heads", r.spec.heads},
+          {"vocab", r.spec.vocab},
+          {"max_context", r.spec.max_context},
+          {"tokenizer", r.has_tokenizer},
+          {"chat_template", r.has_template},
+          {"backend", r.backend},
+          {"threads", r.threads},
+          {"physical_memory", physical_memory()}};
+}
+
+std::string to_text(const InfoReport& r) {
+  std::string out = facts_text(r) + "\n" + formats_text(r) + "\n";
+  if (!r.sizes.empty()) out += sizes_text(r) + "\n";
+  return out + memory_text(r) + "\n" + cards_text(r);
+}
+
+}  // namespace hlwq::cli

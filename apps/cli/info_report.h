@@ -1,0 +1,48 @@
+// What `hlwq info` found out, and its two presentations.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "engine/fit.h"
+#include "engine/plan.h"
+
+namespace hlwq::cli {
+
+/// A setting of the key/value cache and what tables call it.
+struct KvChoice {
+  std::string label;
+  KvSettings settings;
+};
+
+struct InfoReport {
+  std::string path;
+  bool has_weights = false;
+  std::string policy;  ///< whose sizes `facts` has; "stored" when none was asked for
+  ModelSpec spec;
+  ModelFacts facts;
+  std::vector<std::string> notes;
+  std::string tokenizer;  ///< "8,192 tokens", "none"...
+  bool has_tokenizer = false, has_template = false;
+  std::string backend;
+  int threads = 0;
+  KvChoice kv;
+  KvParts kv_parts;  ///< at the longest planned context
+  std::vector<MemoryPlan> memory;
+  std::vector<WeightSizes> sizes;  ///< policies side by side; empty when only the stored weights count
+
+  /// One line of the table of cards: weights under a policy with a cache.
+  struct Fit {
+    std::string policy;
+    uint64_t weights = 0;  ///< bytes of text and vision
+    KvChoice kv;
+    std::vector<uint64_t> contexts;  ///< the longest on each of gpu_cards(); 0: does not fit
+  };
+  std::vector<Fit> fits;
+};
+
+OrderedJson to_json(const InfoReport& report);
+std::string to_text(const InfoReport& report);
+
+}  // namespace hlwq::cli

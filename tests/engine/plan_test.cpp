@@ -1,0 +1,148 @@
+// The memory plan of the published Gemma 4 31B from its config alone, figure by figure.
+#include "engine/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "engine/fit.h"
+#include "model/config_reader.h"
+#include "model/tensor_list.h"
+#include "quant/quantize.h"
+
+namespace hlwq {
+namespace {
+
+namespace fs = std::filesystem;
+
+ModelSource source_of(const std::string& name) {
+  ModelSource source;
+  source.config = read_ordered_json(fs::path(HLWQ_TEST_DATA) / "golden" / "configs" / (name + ".json"));
+  return source;
+}
+
+double gb(uint64_t bytes) { return static_cast<double>(bytes) / 1e9; }
+
+class Gemma31B : public testing::Test {
+ protected:
+  ModelSource source = source_of("gemma-4-31B");
+  ModelSpec spec = model_spec(source.config);
+  WeightPlanner planner{source, spec};
+  static constexpr uint64_t kContext = 262144;
+  KvParts parts(const KvSettings& kv, uint64_t chunk = 1) { return kv_parts(spec, kContext, chunk, kv); }
+};
+
+TEST_F(Gemma31B, WeightsAreThePublishedOnes) {
+  const WeightSizes stored = planner.stored();
+  EXPECT_TRUE(planner.from_config());
+  EXPECT_EQ(stored.params, 31273088876u);  // what the hub counts in the published files
+  EXPECT_EQ(stored.text_params, 30697345340u);
+  EXPECT_EQ(stored.checkpoint(), 2 * stored.params);
+  EXPECT_EQ(stored.vision, 2 * (stored.params - stored.text_params));
+  EXPECT_NEAR(gb(stored.vision), 1.1, 0.06);  // vision tower in BF16
+  EXPECT_EQ(stored.audio, 0u);
+  EXPECT_EQ(stored.bits_per_weight, 16);
+}
+
+TEST_F(Gemma31B, FiveBitsMakeNineteenPointSevenGigabytes) {
+  const WeightSizes q5 = planner.quantized(QuantPolicy::named("q5"));
+  EXPECT_NEAR(gb(q5.text), 19.7, 0.05);
+  EXPECT_EQ(q5.vision, planner.stored().vision);
+  EXPECT_DOUBLE_EQ(q5.bits_per_weight, 5.125);  // every input dimension is a multiple of 128
+  EXPECT_EQ(q5.tables, 32u * 4);
+  // The default policy gives the tied embedding one bit more: 0.18 GB.
+  const WeightSizes usual = planner.quantized(QuantPolicy::named("default"));
+  EXPECT_EQ(usual.text - q5.text, 262144u * 5376 / 8);
+  EXPECT_NEAR(gb(usual.text - q5.text), 0.18, 0.005);
+}
+
+TEST_F(Gemma31B, PlainCache) {
+  const KvParts bf16 = parts(KvSettings::bf16());
+  EXPECT_EQ(bf16.full_per_token, 81920u);
+  EXPECT_NEAR(gb(bf16.full_per_token * kContext), 21.5, 0.05);
+  // With chunks of one token a sliding layer keeps its window and nothing more.
+  EXPECT_EQ(bf16.sliding, 50u * 16 * 256 * 1024 * 2 * 2);
+  EXPECT_NEAR(gb(bf16.sliding), 0.84, 0.005);
+}
+
+TEST_F(Gemma31B, PlansAddUp) {
+  const WeightSizes q5 = planner.quantized(QuantPolicy::named("q5"));
+  const KvSettings kv = KvSettings::bf16();
+  const MemoryPlan plan = plan_memory(spec, q5.text, q5.vision, 4096, 256, kv);
+  EXPECT_EQ(plan.weights, q5.text);
+  EXPECT_EQ(plan.vision, q5.vision);
+  EXPECT_EQ(plan.kv, KvCache::bytes(spec, 4096, 256, kv));
+  EXPECT_EQ(plan.total, plan.weights + plan.vision + plan.kv + plan.scratch);
+}
+
+TEST_F(Gemma31B, LargestContextIsTheEdge) {
+  const WeightSizes q5 = planner.quantized(QuantPolicy::named("q5"));
+  const KvSettings kv = KvSettings::bf16();
+  const auto total = [&](uint64_t context) {
+    return plan_memory(spec, q5.text, q5.vision, context, 256, kv).total;
+  };
+  uint64_t last = 0;
+  for (const GpuCard& card : gpu_cards()) {
+    const uint64_t memory = card.bytes - kGpuReserve;
+    const uint64_t context = largest_context(spec, q5.text, q5.vision, 256, kv, memory);
+    EXPECT_GE(context, last);
+    last = context;
+    if (context > 0) EXPECT_LE(total(context), memory) << card.name;
+    if (context < kContext) EXPECT_GT(total(context + 1), memory) << card.name;
+  }
+  EXPECT_EQ(last, kContext);
+  EXPECT_EQ(largest_context(spec, q5.text, q5.vision, 256, kv, total(1) - 1), 0u);
+  EXPECT_EQ(largest_context(spec, q5.text, q5.vision, 256, kv, total(kContext)), kContext);
+  EXPECT_EQ(largest_context(spec, q5.text, q5.vision, 256, kv, total(kContext) - 1), kContext - 1);
+}
+
+// What is planned from a config is what the same model's own tensors give.
+TEST(WeightPlanner, ConfigAloneGivesTheSameSizes) {
+  for (const char* name : {"gemma4-nano", "gemma4_untied", "llama_untied_bias", "gemma3"}) {
+    const ModelSource full = open_model(fs::path(HLWQ_UNPACKED) / name);
+    ModelSource bare;
+    bare.config = full.config;
+    const ModelSpec spec = model_spec(full.config);
+    const WeightPlanner real(full, spec), planned(bare, spec);
+    EXPECT_FALSE(real.from_config());
+    EXPECT_EQ(real.stored().checkpoint(), planned.stored().checkpoint()) << name;
+    for (const char* policy : {"default", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "published"}) {
+      const WeightSizes a = real.quantized(QuantPolicy::named(policy));
+      const WeightSizes b = planned.quantized(QuantPolicy::named(policy));
+      QuantizeOptions options;
+      options.policy = QuantPolicy::named(policy);
+      EXPECT_EQ(a.checkpoint(), predict_quantized_bytes(full, options)) << name << " " << policy;
+      EXPECT_EQ(a.checkpoint(), b.checkpoint()) << name << " " << policy;
+      EXPECT_EQ(a.text, b.text) << name << " " << policy;
+      EXPECT_EQ(a.vision, b.vision) << name << " " << policy;
+      EXPECT_EQ(a.params, b.params) << name << " " << policy;
+    }
+  }
+}
+
+TEST(WeightPlanner, RefusesAbsurdSizes) {
+  ModelSource source = source_of("gemma-4-31B");
+  OrderedJson& text = source.config["text_config"];
+  text["hidden_size"] = 1 << 20;
+  text["intermediate_size"] = 1 << 22;
+  text["vocab_size"] = 1 << 26;
+  OrderedJson types = OrderedJson::array();
+  for (int i = 0; i < 4096; ++i) types.push_back("full_attention");
+  text["layer_types"] = types;
+  text["num_hidden_layers"] = 4096;
+  const ModelSpec spec = model_spec(source.config);
+  EXPECT_THROW(
+      {
+        try {
+          WeightPlanner planner(source, spec);
+        } catch (const Error& e) {
+          EXPECT_EQ(e.code(), ErrorCode::kInvalidFile);
+          EXPECT_NE(std::string(e.what()).find("its sizes cannot be right"), std::string::npos) << e.what();
+          throw;
+        }
+      },
+      Error);
+}
+
+}  // namespace
+}  // namespace hlwq
