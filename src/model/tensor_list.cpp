@@ -110,46 +110,39 @@ std::vector<ListedTensor> list_text(const ModelSpec& spec) {
   return out.take();
 }
 
-std::vector<ListedTensor> list_gemma4_vision(const ConfigReader& c, uint64_t text_hidden) {
+std::vector<ListedTensor> list_gemma4_vision(const ConfigReader&, const ModelSpec& spec) {
   Lister out(TensorRole::kVision);
-  const uint64_t hidden = c.integer("hidden_size", 768, 1, 1 << 20);
-  const uint64_t inner = c.integer("intermediate_size", 3072, 1, 1 << 22);
-  const uint64_t layers = c.integer("num_hidden_layers", 16, 1, 4096);
-  const uint64_t heads = c.integer("num_attention_heads", 12, 1, 1 << 14);
-  const uint64_t kv_heads = c.integer("num_key_value_heads", 12, 1, 1 << 14);
-  const uint64_t head_dim = c.integer("head_dim", 64, 1, 4096);
-  const uint64_t patch = c.integer("patch_size", 16, 1, 4096);
-  const bool clipped = c.boolean("use_clipped_linears", false);
+  const VisionSpec& v = *spec.vision;
+  const uint64_t hidden = v.hidden, q = v.heads * v.head_dim, kv = v.kv_heads * v.head_dim;
   const std::string tower = "model.vision_tower.";
-  out.linear(tower + "patch_embedder.input_proj", hidden, 3 * patch * patch);
-  out.add(tower + "patch_embedder.position_embedding_table",
-          {2, c.integer("position_embedding_size", 10240, 1, 1 << 24), hidden});
-  for (uint64_t i = 0; i < layers; ++i) {
+  out.linear(tower + "patch_embedder.input_proj", hidden, 3 * v.patch * v.patch);
+  out.add(tower + "patch_embedder.position_embedding_table", {2, v.positions, hidden});
+  for (uint64_t i = 0; i < v.layers; ++i) {
     const std::string p = tower + "encoder.layers." + std::to_string(i) + ".";
     for (const char* norm : {"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
                              "post_feedforward_layernorm"})
       out.norm(p + norm, hidden);
-    out.wrapped(p + "self_attn.q_proj", heads * head_dim, hidden, clipped);
-    out.wrapped(p + "self_attn.k_proj", kv_heads * head_dim, hidden, clipped);
-    out.wrapped(p + "self_attn.v_proj", kv_heads * head_dim, hidden, clipped);
-    out.wrapped(p + "self_attn.o_proj", hidden, heads * head_dim, clipped);
-    out.norm(p + "self_attn.q_norm", head_dim);
-    out.norm(p + "self_attn.k_norm", head_dim);
-    out.wrapped(p + "mlp.gate_proj", inner, hidden, clipped);
-    out.wrapped(p + "mlp.up_proj", inner, hidden, clipped);
-    out.wrapped(p + "mlp.down_proj", hidden, inner, clipped);
+    out.wrapped(p + "self_attn.q_proj", q, hidden, v.clipped);
+    out.wrapped(p + "self_attn.k_proj", kv, hidden, v.clipped);
+    out.wrapped(p + "self_attn.v_proj", kv, hidden, v.clipped);
+    out.wrapped(p + "self_attn.o_proj", hidden, q, v.clipped);
+    out.norm(p + "self_attn.q_norm", v.head_dim);
+    out.norm(p + "self_attn.k_norm", v.head_dim);
+    out.wrapped(p + "mlp.gate_proj", v.intermediate, hidden, v.clipped);
+    out.wrapped(p + "mlp.up_proj", v.intermediate, hidden, v.clipped);
+    out.wrapped(p + "mlp.down_proj", hidden, v.intermediate, v.clipped);
   }
-  if (c.boolean("standardize", false)) {
+  if (v.standardize) {
     out.vector(tower + "std_bias", hidden);
     out.vector(tower + "std_scale", hidden);
   }
-  out.linear("model.embed_vision.embedding_projection", text_hidden, hidden);
+  out.linear("model.embed_vision.embedding_projection", spec.hidden, hidden);
   return out.take();
 }
 
 // A conformer over mel frames: convolutions that subsample them, then layers of feed-forward, attention,
 // a depthwise convolution and feed-forward again.
-std::vector<ListedTensor> list_gemma4_audio(const ConfigReader& c, uint64_t text_hidden) {
+std::vector<ListedTensor> list_gemma4_audio(const ConfigReader& c, const ModelSpec& spec) {
   Lister out(TensorRole::kAudio);
   const uint64_t hidden = c.integer("hidden_size", 1024, 1, 1 << 20);
   const uint64_t layers = c.integer("num_hidden_layers", 12, 1, 4096);
@@ -196,12 +189,12 @@ std::vector<ListedTensor> list_gemma4_audio(const ConfigReader& c, uint64_t text
     for (const char* name : {"norm_pre_attn", "norm_post_attn", "norm_out"}) out.norm(p + name, hidden);
   }
   out.linear(tower + "output_proj", output, hidden, true);
-  out.linear("model.embed_audio.embedding_projection", text_hidden, output);
+  out.linear("model.embed_audio.embedding_projection", spec.hidden, output);
   return out.take();
 }
 
 // Gemma 4 12B has no encoders: patches and sound samples are projected straight into the text model.
-std::vector<ListedTensor> list_unified_vision(const ConfigReader& c, uint64_t text_hidden) {
+std::vector<ListedTensor> list_unified_vision(const ConfigReader& c, const ModelSpec& spec) {
   Lister out(TensorRole::kVision);
   const uint64_t width = c.integer("mm_embed_dim", 3840, 1, 1 << 20);
   const uint64_t side = c.integer("patch_size", 16, 1, 4096) * c.integer("pooling_kernel_size", 3, 1, 4096);
@@ -211,20 +204,20 @@ std::vector<ListedTensor> list_unified_vision(const ConfigReader& c, uint64_t te
   out.layer_norm(p + "patch_ln2", width);
   out.add(p + "pos_embedding", {c.integer("mm_posemb_size", 1120, 1, 1 << 24), 2, width});
   out.layer_norm(p + "pos_norm", width);
-  out.linear(p + "multimodal_embedder.embedding_projection", text_hidden, width);
+  out.linear(p + "multimodal_embedder.embedding_projection", spec.hidden, width);
   return out.take();
 }
 
-std::vector<ListedTensor> list_unified_audio(const ConfigReader& c, uint64_t text_hidden) {
+std::vector<ListedTensor> list_unified_audio(const ConfigReader& c, const ModelSpec& spec) {
   Lister out(TensorRole::kAudio);
-  out.linear("model.embed_audio.embedding_projection", text_hidden,
+  out.linear("model.embed_audio.embedding_projection", spec.hidden,
              c.integer("audio_embed_dim", 640, 1, 1 << 20));
   return out.take();
 }
 
 struct Tower {
   std::string_view model_type;
-  std::vector<ListedTensor> (*list)(const ConfigReader&, uint64_t text_hidden);
+  std::vector<ListedTensor> (*list)(const ConfigReader&, const ModelSpec&);
 };
 constexpr std::array<Tower, 4> kTowers = {{{"gemma4_vision", list_gemma4_vision},
                                            {"gemma4_audio", list_gemma4_audio},
@@ -250,14 +243,15 @@ TensorList list_tensors(const OrderedJson& config, const ModelSpec& spec) {
     const OrderedJson* tower = part(config, key);
     if (!tower) continue;
     const ConfigReader c(*tower);
-    const std::string type = c.text("model_type", key);
+    const bool gemma4 = spec.vision && key == std::string_view("vision_config");
+    const std::string type = c.text("model_type", gemma4 ? "gemma4_vision" : key);
     const auto known =
         std::find_if(kTowers.begin(), kTowers.end(), [&](const Tower& t) { return type == t.model_type; });
-    if (known == kTowers.end()) {
+    if (known == kTowers.end() || (type == "gemma4_vision" && !spec.vision)) {
       list.not_counted.push_back("the " + type + " encoder");
       continue;
     }
-    std::vector<ListedTensor> more = known->list(c, spec.hidden);
+    std::vector<ListedTensor> more = known->list(c, spec);
     list.tensors.insert(list.tensors.end(), std::make_move_iterator(more.begin()),
                         std::make_move_iterator(more.end()));
   }
