@@ -215,14 +215,42 @@ std::vector<ListedTensor> list_unified_audio(const ConfigReader& c, const ModelS
   return out.take();
 }
 
+// The image encoder of Gemma 3 and its projection.
+std::vector<ListedTensor> list_siglip(const ConfigReader& c, const ModelSpec& spec) {
+  Lister out(TensorRole::kVision);
+  const uint64_t hidden = c.integer("hidden_size", 768, 1, 1 << 16);
+  const uint64_t inner = c.integer("intermediate_size", 3072, 1, 1 << 20);
+  const uint64_t layers = c.integer("num_hidden_layers", 12, 1, 1024);
+  const uint64_t patch = c.integer("patch_size", 16, 1, 4096);
+  const uint64_t side = c.integer("image_size", 224, patch, 1 << 16) / patch;
+  const std::string tower = "model.vision_tower.vision_model.", projector = "model.multi_modal_projector.";
+  out.add(tower + "embeddings.patch_embedding.weight", {hidden, 3, patch, patch});
+  out.vector(tower + "embeddings.patch_embedding.bias", hidden);
+  out.linear(tower + "embeddings.position_embedding", side * side, hidden);
+  for (uint64_t i = 0; i < layers; ++i) {
+    const std::string p = tower + "encoder.layers." + std::to_string(i) + ".";
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "out_proj"})
+      out.linear(p + "self_attn." + name, hidden, hidden, true);
+    out.layer_norm(p + "layer_norm1", hidden);
+    out.layer_norm(p + "layer_norm2", hidden);
+    out.linear(p + "mlp.fc1", inner, hidden, true);
+    out.linear(p + "mlp.fc2", hidden, inner, true);
+  }
+  out.layer_norm(tower + "post_layernorm", hidden);
+  out.add(projector + "mm_input_projection_weight", {hidden, spec.hidden});
+  out.norm(projector + "mm_soft_emb_norm", hidden);
+  return out.take();
+}
+
 struct Tower {
   std::string_view model_type;
   std::vector<ListedTensor> (*list)(const ConfigReader&, const ModelSpec&);
 };
-constexpr std::array<Tower, 4> kTowers = {{{"gemma4_vision", list_gemma4_vision},
+constexpr std::array<Tower, 5> kTowers = {{{"gemma4_vision", list_gemma4_vision},
                                            {"gemma4_audio", list_gemma4_audio},
                                            {"gemma4_unified_vision", list_unified_vision},
-                                           {"gemma4_unified_audio", list_unified_audio}}};
+                                           {"gemma4_unified_audio", list_unified_audio},
+                                           {"siglip_vision_model", list_siglip}}};
 
 const OrderedJson* part(const OrderedJson& config, const char* key) {
   return config.contains(key) && config[key].is_object() ? &config[key] : nullptr;

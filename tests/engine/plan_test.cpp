@@ -96,6 +96,41 @@ TEST_F(Gemma31B, LargestContextIsTheEdge) {
   EXPECT_EQ(largest_context(spec, q5.text, q5.vision, 256, kv, total(kContext) - 1), kContext - 1);
 }
 
+// Sizes of the published Gemma 3 with images; the hub's counts of their weights.
+TEST(WeightPlanner, GemmaThreeWithImages) {
+  const OrderedJson vision{{"model_type", "siglip_vision_model"},
+                           {"hidden_size", 1152},
+                           {"image_size", 896},
+                           {"intermediate_size", 4304},
+                           {"num_attention_heads", 16},
+                           {"num_hidden_layers", 27},
+                           {"patch_size", 14}};
+  struct Case {
+    uint64_t hidden, inner, layers, heads, kv_heads, head_dim, params;
+  };
+  for (const Case& c :
+       {Case{2560, 10240, 34, 8, 4, 256, 4300079472}, Case{3840, 15360, 48, 16, 8, 256, 12187325040},
+        Case{5376, 21504, 62, 32, 16, 128, 27432406640}}) {
+    ModelSource source;
+    source.config = {{"model_type", "gemma3"},
+                     {"text_config",
+                      {{"hidden_size", c.hidden},
+                       {"intermediate_size", c.inner},
+                       {"num_hidden_layers", c.layers},
+                       {"num_attention_heads", c.heads},
+                       {"num_key_value_heads", c.kv_heads},
+                       {"head_dim", c.head_dim},
+                       {"max_position_embeddings", 131072},
+                       {"vocab_size", 262208}}},
+                     {"vision_config", vision}};
+    const WeightPlanner planner(source, model_spec(source.config));
+    EXPECT_EQ(planner.stored().params, c.params);
+    EXPECT_TRUE(planner.notes().empty());
+    // Quantising leaves the encoder alone.
+    EXPECT_EQ(planner.quantized(QuantPolicy::named("q4")).vision, planner.stored().vision);
+  }
+}
+
 // What is planned from a config is what the same model's own tensors give.
 TEST(WeightPlanner, ConfigAloneGivesTheSameSizes) {
   for (const char* name : {"gemma4-nano", "gemma4_untied", "llama_untied_bias", "gemma3"}) {
