@@ -140,6 +140,15 @@ def main():
     for name, text in templates.items():
         put("template", name, text.encode())
 
+    # Format and kind of marker, then text; 0x80 to 0x84 are markers, 0xFF is a cut (see fuzz_output.cpp).
+    gemma = (b"\x80thought\nlet me\n\x81Sure.\n\x82call:f{a:\x84x}\xff{y\x84,b:[1,-2.5e3,{c:null,d:{}}],e:word}\x83"
+             b"\x82call:g{\"k\": \"v\", l: [true,\x84\x84]}\x83\x82call:h{")  # fmt: skip
+    hermes = b"\x80\nhm\n\x81\n\nSo <tool\xff_call\n\x82\n{\"name\": \"f\", \"arguments\": {\"a\": [1]}}\n\x83\n\x82{"
+    for choice in range(4):
+        put("output", ("gemma4" if choice < 2 else "hermes") + ("_tokens" if choice % 2 else "_spelt"),
+            bytes([choice]) + (gemma if choice < 2 else hermes))  # fmt: skip
+    put("output", "llama3", b'\x05\n {"name": "f", "par\xffameters": {"a": 1}}')
+
 
 if __name__ == "__main__":
     main()
