@@ -51,7 +51,8 @@ ModelSpec gemma3_spec(const OrderedJson& config) {
     spec.layers[i] = {.head_dim = head_dim,
                       .kv_heads = kv_heads,
                       .window = sliding[i] ? window : 0,
-                      .rope = sliding[i] ? 0u : 1u};
+                      .rope = sliding[i] ? 0u : 1u,
+                      .intermediate = spec.intermediate};
   return spec;
 }
 

@@ -1,5 +1,7 @@
-// Gemma 4 text, dense: sliding and full layers with their own head shapes, V = K on full layers, value norms,
-// proportional rotary embedding, a scalar per layer, soft-capped logits.
+// Gemma 4 text, all members: sliding and full layers with their own head shapes, V = K on full layers, value
+// norms, proportional rotary embedding, a scalar per layer, soft-capped logits; experts (26B-A4B); per-layer
+// embeddings and layers that share keys and values (E2B, E4B).
+#include <algorithm>
 #include <cmath>
 
 #include "model/config_reader.h"
@@ -17,6 +19,53 @@ const OrderedJson* layer_exception(const OrderedJson& text, uint64_t layer) {
   return nullptr;
 }
 
+void read_experts(const ConfigReader& c, ModelSpec& spec) {
+  if (!c.boolean("enable_moe_block", false)) return;
+  spec.experts = c.integer("num_experts", -1, 1, 1 << 16);
+  spec.top_k = c.integer("top_k_experts", -1, 1, spec.experts);
+  spec.expert_intermediate = c.integer("moe_intermediate_size", -1, 2, 1 << 22);
+}
+
+void read_per_layer_embeddings(const ConfigReader& c, ModelSpec& spec) {
+  spec.per_layer_width = c.integer("hidden_size_per_layer_input", 256, 0, 1 << 20);
+  if (!spec.per_layer_width) return;
+  spec.per_layer_vocab = c.integer("vocab_size_per_layer_input", 262144, 1, 1 << 26);
+  spec.pad_token =
+      static_cast<int32_t>(c.integer("pad_token_id", 0, 0, std::min(spec.vocab, spec.per_layer_vocab) - 1));
+}
+
+// Which tokens stand for an image is said beside text_config, since text alone knows no images.
+void read_image_tokens(const OrderedJson& config, ModelSpec& spec) {
+  if (!config.contains("vision_config") || config["vision_config"].is_null()) return;
+  const ConfigReader c(config);
+  const auto token = [&](const char* key, int32_t absent) {
+    if (config.contains(key) && config[key].is_null()) return -1;
+    return static_cast<int32_t>(c.integer(key, absent, 0, (1u << 31) - 1));
+  };
+  spec.image_token = token("image_token_id", 258880);
+  spec.begin_image_token = token("boi_token_id", 255999);
+  spec.end_image_token = token("eoi_token_id", 258882);
+}
+
+// The last `shared` layers attend to what the last layer of their kind before them stored.
+void share_keys_and_values(uint64_t shared, const std::vector<bool>& sliding, ModelSpec& spec) {
+  const uint64_t first = spec.layers.size() - shared;
+  for (uint64_t i = first; i < spec.layers.size(); ++i) {
+    uint64_t from = first;
+    while (from > 0 && sliding[from - 1] != sliding[i]) --from;
+    if (from == 0)
+      throw Error(ErrorCode::kInvalidFile, "config.json: num_kv_shared_layers is " + std::to_string(shared) +
+                                               ", which leaves layer " + std::to_string(i) +
+                                               " without an earlier layer of its kind to share with");
+    const LayerSpec& source = spec.layers[--from];
+    if (source.head_dim != spec.layers[i].head_dim || source.kv_heads != spec.layers[i].kv_heads)
+      throw Error(ErrorCode::kInvalidFile, "config.json: layer " + std::to_string(i) +
+                                               " shares keys and values with layer " + std::to_string(from) +
+                                               ", but their heads differ");
+    spec.layers[i].kv_from = static_cast<int64_t>(from);
+  }
+}
+
 }  // namespace
 
 ModelSpec gemma4_spec(const OrderedJson& config) {
@@ -27,17 +76,19 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
   read_common(c, spec);
   spec.family = "gemma4";
   spec.prefix = nested ? "model.language_model." : "model.";
-  if (c.boolean("enable_moe_block", false))
-    throw Error(ErrorCode::kUnsupported,
-                "config.json: Gemma 4 with experts (enable_moe_block) is not supported yet");
-  if (c.integer("hidden_size_per_layer_input", 0, 0, 1 << 20) ||
-      c.integer("num_kv_shared_layers", 0, 0, 4096))
-    throw Error(ErrorCode::kUnsupported,
-                "config.json: Gemma 4 with per-layer embeddings (E2B, E4B) is not supported yet");
+  read_experts(c, spec);
+  read_per_layer_embeddings(c, spec);
+  read_image_tokens(config, spec);
   const std::string act = c.text("hidden_activation", "gelu_pytorch_tanh");
   if (act != "gelu_pytorch_tanh")
     throw Error(ErrorCode::kUnsupported,
                 "config.json: hidden_activation \"" + act + "\" is not supported for Gemma 4");
+  const std::string bidirectional = c.text("use_bidirectional_attention", "");
+  if (!bidirectional.empty() && bidirectional != "vision")
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: use_bidirectional_attention \"" + bidirectional +
+                    "\" is not supported: only causal text, with or without bidirectional images, is");
+  spec.image_bidirectional = bidirectional == "vision";
   spec.sandwich_norms = spec.qk_norm = spec.v_norm = spec.layer_scalar = true;
   spec.activation = Activation::kGeluTanh;
   spec.embed_scale = std::sqrt(static_cast<float>(spec.hidden));
@@ -47,12 +98,18 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
 
   const uint64_t head_dim = c.integer("head_dim", 256, 2, 4096);
   const uint64_t kv_heads = c.integer("num_key_value_heads", 4, 1, spec.heads);
-  const uint64_t full_head_dim = c.integer("global_head_dim", static_cast<int64_t>(head_dim), 2, 4096);
+  // Per-layer exceptions replace the keys for full layers, whose defaults then do not apply either.
+  const bool exceptions = c.has("per_layer_config");
+  const uint64_t full_head_dim =
+      c.integer("global_head_dim", exceptions ? static_cast<int64_t>(head_dim) : 512, 2, 4096);
   const uint64_t full_kv_heads =
       c.integer("num_global_key_value_heads", static_cast<int64_t>(kv_heads), 1, spec.heads);
   const uint64_t window = c.integer("sliding_window", 512, 1, 1ull << 31);
   const bool k_eq_v = c.boolean("attention_k_eq_v", false);
-  const auto sliding = read_sliding_layers(c, spec.layers.size(), 6);
+  const uint64_t shared = c.integer("num_kv_shared_layers", 0, 0, spec.layers.size() - 1);
+  const bool double_wide = c.boolean("use_double_wide_mlp", false);
+  auto sliding = read_sliding_layers(c, spec.layers.size(), 6);
+  sliding.back() = false;  // the last layer is a full one whatever the list says
 
   for (uint64_t i = 0; i < spec.layers.size(); ++i) {
     LayerSpec& l = spec.layers[i];
@@ -61,7 +118,9 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
     l = {.head_dim = sliding[i] ? head_dim : full_head_dim,
          .kv_heads = sliding[i] || !k_eq_v ? kv_heads : full_kv_heads,
          .window = sliding[i] ? window : 0,
-         .k_is_v = k_eq_v && !sliding[i]};
+         .k_is_v = k_eq_v && !sliding[i],
+         .intermediate =
+             double_wide && i >= spec.layers.size() - shared ? 2 * spec.intermediate : spec.intermediate};
     if (const OrderedJson* exception = layer_exception(text, i)) {
       const ConfigReader e(*exception);
       l.head_dim = e.integer("head_dim", static_cast<int64_t>(l.head_dim), 2, 4096);
@@ -77,6 +136,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
     if (known == spec.ropes.size()) spec.ropes.push_back(std::move(rope));
     l.rope = known;
   }
+  share_keys_and_values(shared, sliding, spec);
   read_gemma4_vision(config, spec);
   return spec;
 }

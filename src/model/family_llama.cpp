@@ -26,7 +26,8 @@ ModelSpec llama_spec(const OrderedJson& config) {
                               : c.has("rope_scaling")  ? config["rope_scaling"]
                                                        : none;
   spec.ropes.push_back(make_rope(params, c.number("rope_theta", 10000.0), head_dim));
-  for (LayerSpec& l : spec.layers) l = {.head_dim = head_dim, .kv_heads = kv_heads};
+  for (LayerSpec& l : spec.layers)
+    l = {.head_dim = head_dim, .kv_heads = kv_heads, .intermediate = spec.intermediate};
   return spec;
 }
 

@@ -30,7 +30,8 @@ uint64_t KvCache::bytes(const ModelSpec& spec, uint64_t context, uint64_t max_ch
   const KvType type = settings.full.k_bits == 32 ? KvType::kF32 : KvType::kBF16;
   uint64_t total = 0;
   for (const LayerSpec& l : spec.layers)
-    total = checked_add(total, layer_bytes(l, capacity(l, context, max_chunk), type), "key/value cache");
+    if (l.kv_from < 0)
+      total = checked_add(total, layer_bytes(l, capacity(l, context, max_chunk), type), "key/value cache");
   return total;
 }
 
@@ -51,6 +52,10 @@ KvCache::KvCache(const ModelSpec& spec, uint64_t context, uint64_t max_chunk, co
   memory_ = std::unique_ptr<std::byte, Unmap>(static_cast<std::byte*>(p), Unmap{bytes_});
   std::byte* next = memory_.get();
   for (const LayerSpec& l : spec.layers) {
+    if (l.kv_from >= 0) {  // an earlier layer's are used
+      layers_.push_back({});
+      continue;
+    }
     const uint64_t slots = capacity(l, context, max_chunk), half = layer_bytes(l, slots, type_) / 2;
     layers_.push_back({l.kv_heads, l.head_dim, slots, l.window, next, next + half});
     next += 2 * half;

@@ -1,5 +1,5 @@
 // Keys and values of one sequence, one ring per layer. Sliding layers keep their window, full layers the
-// whole context.
+// whole context; layers that attend to an earlier layer's keys and values have none.
 #pragma once
 
 #include <cstdint>
@@ -42,9 +42,9 @@ class KvCache {
 
  private:
   struct Layer {
-    uint64_t kv_heads, head_dim, capacity, window;
-    std::byte* k;
-    std::byte* v;
+    uint64_t kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
+    std::byte* k = nullptr;
+    std::byte* v = nullptr;
   };
   struct Unmap {
     uint64_t size;

@@ -44,8 +44,9 @@ struct ModelSpec {
   std::string family;        ///< "llama", "gemma3", "gemma4"
   std::string architecture;  ///< config.json's architectures[0]
   std::string prefix;        ///< of every text weight: "model." or "model.language_model."
-  uint64_t hidden = 0, intermediate = 0, heads = 0, vocab = 0;
-  uint64_t max_context = 0;  ///< max_position_embeddings
+  uint64_t hidden = 0, heads = 0, vocab = 0;
+  uint64_t intermediate = 0;  ///< config's; the width of each layer's MLP is in its LayerSpec
+  uint64_t max_context = 0;   ///< max_position_embeddings
   float norm_eps = 1e-6f;
   float norm_offset = 0;        ///< added to every norm weight (Gemma 3 scales by 1 + weight)
   bool sandwich_norms = false;  ///< norms after attention and around the MLP, as Gemma has them

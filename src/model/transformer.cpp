@@ -19,11 +19,17 @@ uint64_t widest_kv(const ModelSpec& spec) {
   return n;
 }
 
+uint64_t widest_mlp(const ModelSpec& spec) {
+  uint64_t n = 0;
+  for (const LayerSpec& l : spec.layers) n = std::max(n, l.intermediate);
+  return n;
+}
+
 }  // namespace
 
 uint64_t Workspace::bytes(const ModelSpec& spec, uint64_t tokens) {
   return tokens * sizeof(float) *
-         (3 * spec.hidden + 2 * widest_q(spec) + 2 * widest_kv(spec) + 2 * spec.intermediate);
+         (3 * spec.hidden + 2 * widest_q(spec) + 2 * widest_kv(spec) + 2 * widest_mlp(spec));
 }
 
 void Workspace::reserve(const ModelSpec& spec, uint64_t tokens) {
@@ -33,12 +39,17 @@ void Workspace::reserve(const ModelSpec& spec, uint64_t tokens) {
   for (auto* b : {&x, &normed, &projected}) grow(*b, spec.hidden);
   for (auto* b : {&q, &attended}) grow(*b, widest_q(spec));
   for (auto* b : {&k, &v}) grow(*b, widest_kv(spec));
-  for (auto* b : {&gate, &up}) grow(*b, spec.intermediate);
+  for (auto* b : {&gate, &up}) grow(*b, widest_mlp(spec));
   ropes.resize(spec.ropes.size());
 }
 
 Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move(spec)) {
-  const uint64_t hidden = spec_.hidden, inner = spec_.intermediate;
+  const uint64_t hidden = spec_.hidden;
+  if (spec_.experts)
+    throw Error(ErrorCode::kUnsupported, "config.json: experts (enable_moe_block) are not supported yet");
+  if (spec_.per_layer_width)
+    throw Error(ErrorCode::kUnsupported,
+                "config.json: per-layer embeddings (hidden_size_per_layer_input) are not supported yet");
   // Text models saved alone, inside a multimodal one, or by older tools differ only in the prefix.
   for (const char* prefix : {"model.language_model.", "language_model.model.", "model."})
     if (!weights.contains(spec_.prefix + "embed_tokens.weight") &&
@@ -58,18 +69,20 @@ Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move
     const std::string base = spec_.prefix + "layers." + std::to_string(i) + ".";
     const std::string attn = base + "self_attn.", mlp = base + "mlp.";
     const uint64_t q_rows = spec_.heads * l.head_dim, kv_rows = l.kv_heads * l.head_dim;
+    const uint64_t inner = l.intermediate;
+    const bool own_kv = l.kv_from < 0;
     Layer w;
     w.q = weights.matrix(attn + "q_proj.weight", q_rows, hidden);
-    w.k = weights.matrix(attn + "k_proj.weight", kv_rows, hidden);
-    if (!l.k_is_v) w.v = weights.matrix(attn + "v_proj.weight", kv_rows, hidden);
+    if (own_kv) w.k = weights.matrix(attn + "k_proj.weight", kv_rows, hidden);
+    if (own_kv && !l.k_is_v) w.v = weights.matrix(attn + "v_proj.weight", kv_rows, hidden);
     w.o = weights.matrix(attn + "o_proj.weight", hidden, q_rows);
     w.gate = weights.matrix(mlp + "gate_proj.weight", inner, hidden);
     w.up = weights.matrix(mlp + "up_proj.weight", inner, hidden);
     w.down = weights.matrix(mlp + "down_proj.weight", hidden, inner);
     if (spec_.attention_bias) {
       w.q_bias = weights.vector(attn + "q_proj.bias", q_rows);
-      w.k_bias = weights.vector(attn + "k_proj.bias", kv_rows);
-      if (!l.k_is_v) w.v_bias = weights.vector(attn + "v_proj.bias", kv_rows);
+      if (own_kv) w.k_bias = weights.vector(attn + "k_proj.bias", kv_rows);
+      if (own_kv && !l.k_is_v) w.v_bias = weights.vector(attn + "v_proj.bias", kv_rows);
       w.o_bias = weights.vector(attn + "o_proj.bias", hidden);
     }
     if (spec_.mlp_bias) {
@@ -88,7 +101,7 @@ Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move
     }
     if (spec_.qk_norm) {
       w.q_norm = norm("self_attn.q_norm", l.head_dim);
-      w.k_norm = norm("self_attn.k_norm", l.head_dim);
+      if (own_kv) w.k_norm = norm("self_attn.k_norm", l.head_dim);
     }
     if (spec_.layer_scalar) w.scalar = weights.vector(base + "layer_scalar", 1)[0];
     layers_.push_back(std::move(w));
@@ -103,28 +116,32 @@ void Transformer::attention_block(const Compute& compute, KvCache& cache, uint64
   rms_norm(compute, ws.x.data(), tokens, spec_.hidden, w.input_norm.data(), spec_.norm_eps, ws.normed.data());
 
   LinearInput input(ws.normed.data(), tokens, spec_.hidden);
-  std::array<LinearTask, 3> tasks{{{w.q, ws.q.data()}, {w.k, ws.k.data()}, {w.v, ws.v.data()}}};
-  linear(compute, input, std::span(tasks).first(l.k_is_v ? 2 : 3));
-  if (spec_.attention_bias) {
-    add_bias(w.q_bias.data(), tokens, q_width, ws.q.data());
-    add_bias(w.k_bias.data(), tokens, kv_width, ws.k.data());
-    if (!l.k_is_v) add_bias(w.v_bias.data(), tokens, kv_width, ws.v.data());
-  }
-  if (l.k_is_v) std::copy_n(ws.k.data(), tokens * kv_width, ws.v.data());
-  if (spec_.qk_norm) {
+  const std::array<LinearTask, 3> tasks{{{w.q, ws.q.data()}, {w.k, ws.k.data()}, {w.v, ws.v.data()}}};
+  const bool own_kv = l.kv_from < 0;
+  linear(compute, input, std::span(tasks).first(!own_kv ? 1 : l.k_is_v ? 2 : 3));
+  if (spec_.attention_bias) add_bias(w.q_bias.data(), tokens, q_width, ws.q.data());
+  if (spec_.qk_norm)
     rms_norm(compute, ws.q.data(), tokens * spec_.heads, d, w.q_norm.data(), spec_.norm_eps, ws.q.data());
-    rms_norm(compute, ws.k.data(), tokens * l.kv_heads, d, w.k_norm.data(), spec_.norm_eps, ws.k.data());
-  }
-  if (spec_.v_norm)
-    rms_norm(compute, ws.v.data(), tokens * l.kv_heads, d, nullptr, spec_.norm_eps, ws.v.data());
   apply_rope(compute, ws.ropes[l.rope], tokens, spec_.heads, ws.q.data());
-  apply_rope(compute, ws.ropes[l.rope], tokens, l.kv_heads, ws.k.data());
+  if (own_kv) {
+    if (spec_.attention_bias) {
+      add_bias(w.k_bias.data(), tokens, kv_width, ws.k.data());
+      if (!l.k_is_v) add_bias(w.v_bias.data(), tokens, kv_width, ws.v.data());
+    }
+    if (l.k_is_v) std::copy_n(ws.k.data(), tokens * kv_width, ws.v.data());
+    if (spec_.qk_norm)
+      rms_norm(compute, ws.k.data(), tokens * l.kv_heads, d, w.k_norm.data(), spec_.norm_eps, ws.k.data());
+    if (spec_.v_norm)
+      rms_norm(compute, ws.v.data(), tokens * l.kv_heads, d, nullptr, spec_.norm_eps, ws.v.data());
+    apply_rope(compute, ws.ropes[l.rope], tokens, l.kv_heads, ws.k.data());
+    cache.store(compute, layer, tokens, ws.k.data(), ws.v.data());
+  }
 
-  cache.store(compute, layer, tokens, ws.k.data(), ws.v.data());
   const AttentionShape shape{
       spec_.heads, cache.length(),        tokens,
       l.window,    spec_.attention_scale, l.window && !ws.key_end.empty() ? ws.key_end.data() : nullptr};
-  attention(compute, cache.view(layer), shape, ws.q.data(), ws.attended.data(), ws.attention);
+  const uint64_t keys = own_kv ? layer : static_cast<uint64_t>(l.kv_from);
+  attention(compute, cache.view(keys), shape, ws.q.data(), ws.attended.data(), ws.attention);
 
   LinearInput attended(ws.attended.data(), tokens, q_width);
   const LinearTask out{w.o, ws.projected.data()};
@@ -136,8 +153,9 @@ void Transformer::attention_block(const Compute& compute, KvCache& cache, uint64
   add_in_place(compute, ws.projected.data(), ws.x.data(), tokens * spec_.hidden);
 }
 
-void Transformer::mlp_block(const Compute& compute, const Layer& w, uint64_t tokens, Workspace& ws) const {
-  const uint64_t hidden = spec_.hidden, inner = spec_.intermediate;
+void Transformer::mlp_block(const Compute& compute, uint64_t layer, uint64_t tokens, Workspace& ws) const {
+  const Layer& w = layers_[layer];
+  const uint64_t hidden = spec_.hidden, inner = spec_.layers[layer].intermediate;
   // Llama calls the norm before its MLP "post_attention_layernorm".
   const auto& norm = spec_.sandwich_norms ? w.pre_mlp_norm : w.post_attention_norm;
   rms_norm(compute, ws.x.data(), tokens, hidden, norm.data(), spec_.norm_eps, ws.normed.data());
@@ -200,7 +218,7 @@ std::span<const float> Transformer::forward(const Compute& compute, KvCache& cac
   }
   for (uint64_t i = 0; i < layers_.size(); ++i) {
     attention_block(compute, cache, i, tokens, ws);
-    mlp_block(compute, layers_[i], tokens, ws);
+    mlp_block(compute, i, tokens, ws);
     if (layers_[i].scalar != 1)
       for (uint64_t j = 0; j < tokens * hidden; ++j) ws.x[j] *= layers_[i].scalar;
   }

@@ -59,7 +59,7 @@ class Transformer {
   };
   void attention_block(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens,
                        Workspace& ws) const;
-  void mlp_block(const Compute& compute, const Layer& layer, uint64_t tokens, Workspace& ws) const;
+  void mlp_block(const Compute& compute, uint64_t layer, uint64_t tokens, Workspace& ws) const;
 
   ModelSpec spec_;
   Weight embedding_, lm_head_;

@@ -4,14 +4,6 @@
 #include "model/config_reader.h"
 
 namespace hlwq {
-namespace {
-
-int32_t token_id(const ConfigReader& c, const char* key) {
-  return c.has(key) ? static_cast<int32_t>(c.integer(key, 0, 0, INT32_MAX)) : -1;
-}
-
-}  // namespace
-
 void read_gemma4_vision(const OrderedJson& config, ModelSpec& spec) {
   if (!config.contains("vision_config") || !config["vision_config"].is_object()) return;
   const ConfigReader outer(config), c(config["vision_config"]);
@@ -51,11 +43,6 @@ void read_gemma4_vision(const OrderedJson& config, ModelSpec& spec) {
   if (!(v.rope_theta > 1))
     throw Error(ErrorCode::kInvalidFile, "config.json: vision_config needs a rope_theta above 1");
   spec.vision = v;
-  spec.image_token = token_id(outer, "image_token_id");
-  spec.begin_image_token = token_id(outer, "boi_token_id");
-  spec.end_image_token = token_id(outer, "eoi_token_id");
-  const ConfigReader text(config.contains("text_config") ? config["text_config"] : config);
-  spec.image_bidirectional = text.text("use_bidirectional_attention", "") == "vision";
 }
 
 void read_image_processor(const OrderedJson& processor, VisionSpec& vision) {
