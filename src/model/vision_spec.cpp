@@ -4,6 +4,7 @@
 #include "model/config_reader.h"
 
 namespace hlwq {
+
 void read_gemma4_vision(const OrderedJson& config, ModelSpec& spec) {
   if (!config.contains("vision_config") || !config["vision_config"].is_object()) return;
   const ConfigReader outer(config), c(config["vision_config"]);

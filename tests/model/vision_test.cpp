@@ -208,9 +208,8 @@ TEST_F(NanoVision, TowerSoftTokensAndLogitsEqualTransformers) {
 }
 
 TEST_F(NanoVision, BothFormsOfTheConfigMeanTheSame) {
-  ModelSpec flat, own;
-  read_gemma4_vision(read_ordered_json(kModels / "gemma4-nano/config.json"), flat);
-  read_gemma4_vision(read_ordered_json(kModels / "gemma4-nano/config_transformers_5.17.json"), own);
+  const ModelSpec flat = model_spec(read_ordered_json(kModels / "gemma4-nano/config.json")),
+                  own = model_spec(read_ordered_json(kModels / "gemma4-nano/config_transformers_5.17.json"));
   ASSERT_TRUE(flat.vision && own.vision);
   EXPECT_EQ(flat.vision->rope_theta, own.vision->rope_theta);
   EXPECT_EQ(flat.vision->head_dim, own.vision->head_dim);
