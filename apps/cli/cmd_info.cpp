@@ -2,6 +2,7 @@
 #include "common.h"
 #include "info_report.h"
 #include "model/config_reader.h"
+#include "model/vision_tower.h"
 #include "terminal.h"
 
 namespace hlwq::cli {
@@ -95,6 +96,9 @@ class Info : public Command {
       r.memory.push_back(plan_memory(r.spec, r.facts.weight_bytes, r.facts.vision_bytes, context,
                                      SessionOptions{}.chunk, r.kv.settings));
     uint64_t longest = 0;
+    if (r.spec.vision && r.facts.vision_bytes)
+      r.image_scratch =
+          VisionTower::scratch_bytes(*r.spec.vision, r.spec.hidden, r.spec.vision->default_tokens);
     for (const MemoryPlan& p : r.memory) longest = std::max(longest, p.context);
     r.kv_parts = kv_parts(r.spec, longest, SessionOptions{}.chunk, r.kv.settings);
   }
@@ -104,7 +108,8 @@ class Info : public Command {
       for (const KvChoice& kv : {r.kv}) {
         InfoReport::Fit fit{policy, weights + vision, kv, {}};
         for (const GpuCard& card : gpu_cards())
-          fit.contexts.push_back(largest_context(r.spec, weights, vision, SessionOptions{}.chunk, kv.settings,
+          fit.contexts.push_back(largest_context(r.spec, weights, vision + r.image_scratch,
+                                                 SessionOptions{}.chunk, kv.settings,
                                                  card.bytes - kGpuReserve));
         r.fits.push_back(std::move(fit));
       }

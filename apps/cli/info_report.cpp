@@ -156,10 +156,12 @@ std::string cards_text(const InfoReport& r) {
     for (uint64_t context : f.contexts) row.push_back(format_context(context, r.spec.max_context));
     table.add(row);
   }
+  const std::string image = r.image_scratch ? ", the image encoder and its work on one image (" +
+                                                  format_bytes(r.image_scratch) + ")"
+                                            : "";
   std::string out = "The longest context on a card of so many GB (K: 1,024 tokens; all: the model's " +
-                    format_count(r.spec.max_context) + "; -: too small).\nWeights" +
-                    (r.facts.vision_bytes ? ", image encoder" : "") + ", cache and scratch count; " +
-                    format_bytes(kGpuReserve) + " are left to the driver.\n\n" + table.str();
+                    format_count(r.spec.max_context) + "; -: too small).\nCounted: weights, cache, scratch" +
+                    image + "; " + format_bytes(kGpuReserve) + " are left to the driver.\n\n" + table.str();
   std::vector<std::string> told;
   for (const InfoReport::Fit& f : r.fits)
     if (const std::string text = describe(f.kv.settings);
@@ -195,6 +197,7 @@ OrderedJson to_json(const InfoReport& r) {
           {"policies", sizes_json(r.sizes)},
           {"gpus", gpus_json(r.fits)},
           {"gpu_reserve", kGpuReserve},
+          {"image_scratch", r.image_scratch},
           {"formats", std::move(formats)},
           {"notes", r.notes},
           {"layers", r.spec.layers.size()},

@@ -30,6 +30,7 @@ struct InfoReport {
   KvChoice kv;
   KvParts kv_parts;  ///< at the longest planned context
   std::vector<MemoryPlan> memory;
+  uint64_t image_scratch = 0;      ///< bytes while one image of the usual size is encoded
   std::vector<WeightSizes> sizes;  ///< policies side by side; empty when only the stored weights count
 
   /// One line of the table of cards: weights under a policy with a cache.

@@ -1,5 +1,6 @@
 // Gemma 3 text: sandwich norms scaled by 1 + weight, five sliding layers to one full, q/k norms.
 #include <cmath>
+#include <utility>
 
 #include "model/config_reader.h"
 
@@ -7,7 +8,11 @@ namespace hlwq {
 
 ModelSpec gemma3_spec(const OrderedJson& config) {
   const bool nested = config.contains("text_config");
-  const OrderedJson& text = nested ? config["text_config"] : config;
+  OrderedJson text = nested ? config["text_config"] : config;
+  if (nested && text.is_object())  // published configs leave out what is the family's usual
+    for (const auto& [key, usual] :
+         {std::pair{"vocab_size", 262208}, {"num_attention_heads", 8}, {"max_position_embeddings", 131072}})
+      if (!text.contains(key)) text[key] = usual;
   const ConfigReader c(text);
   ModelSpec spec;
   read_common(c, spec);

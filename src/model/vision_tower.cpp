@@ -151,13 +151,12 @@ VisionTower::VisionTower(const VisionSpec& spec, uint64_t text_hidden, WeightSto
   projection_ = weights.matrix(prefix + "embed_vision.embedding_projection.weight", text_hidden, hidden);
 }
 
-uint64_t VisionTower::scratch_bytes(uint64_t tokens) const {
-  const VisionSpec& s = spec_;
+uint64_t VisionTower::scratch_bytes(const VisionSpec& s, uint64_t text_hidden, uint64_t tokens) {
   const uint64_t patches = tokens * s.pooling * s.pooling;
   const uint64_t floats = patches * (3 * s.hidden + 2 * s.heads * s.head_dim + 4 * s.kv_heads * s.head_dim +
                                      s.head_dim + 3 * s.patch * s.patch) +
                           2 * std::min(patches, kMlpPatches) * s.intermediate +
-                          tokens * (2 * s.hidden + text_hidden_);
+                          tokens * (2 * s.hidden + text_hidden);
   return floats * sizeof(float);
 }
 

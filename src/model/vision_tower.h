@@ -31,7 +31,8 @@ class VisionTower {
   std::vector<float> encode(const Compute& compute, const ImagePatches& patches,
                             const Progress& progress = {}, std::vector<float>* tower = nullptr) const;
   /// Bytes that encode() allocates for an image of that many soft tokens, its result included.
-  uint64_t scratch_bytes(uint64_t tokens) const;
+  static uint64_t scratch_bytes(const VisionSpec& spec, uint64_t text_hidden, uint64_t tokens);
+  uint64_t scratch_bytes(uint64_t tokens) const { return scratch_bytes(spec_, text_hidden_, tokens); }
 
  private:
   /// A matrix and, where the model clips, the ranges of its input and output.

@@ -45,12 +45,13 @@ def test_the_cards_that_fit(gemma_31b):
     assert cards["24 GB"]["bytes"] == 24564 << 20
     assert {gpu["policy"] for gpu in facts["gpus"]} == {"q5"} and facts["policy"] == "q5"
     assert cards["16 GB"]["max_context"] == 0 and cards["96 GB"]["max_context"] == 262144
+    assert 1e8 < facts["image_scratch"] < 3e8
     longest = cards["24 GB"]["max_context"]
     assert 0 < longest < 262144
     # The plan at that context fits; at one token more it does not.
     for context, fits in ((longest, True), (longest + 1, False)):
         (plan,) = hlwq_json("info", gemma_31b, "--policy", "q5", "--ctx", context)["memory"]
-        assert (plan["total"] <= cards["24 GB"]["bytes"] - facts["gpu_reserve"]) is fits
+        assert (plan["total"] + facts["image_scratch"] <= cards["24 GB"]["bytes"] - facts["gpu_reserve"]) is fits
 
 
 def test_the_text_is_a_page_wide(gemma_31b):
