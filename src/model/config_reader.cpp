@@ -99,12 +99,14 @@ ModelSpec model_spec(const OrderedJson& config) {
     spec = llama_spec(config);
   else if (type == "gemma3_text" || type == "gemma3")
     spec = gemma3_spec(config);
-  else if (type == "gemma4" || type == "gemma4_text")
+  else if (type == "gemma4" || type == "gemma4_text" || type == "gemma4_unified" ||
+           type == "gemma4_unified_text")
     spec = gemma4_spec(config);
   else
-    throw Error(ErrorCode::kUnsupported,
-                "config.json: model_type \"" + type +
-                    "\" is not supported; supported are llama, gemma3, gemma3_text, gemma4, gemma4_text");
+    throw Error(ErrorCode::kUnsupported, "config.json: model_type \"" + type +
+                                             "\" is not supported; supported are llama, gemma3, gemma3_text, "
+                                             "gemma4, gemma4_text, gemma4_unified, "
+                                             "gemma4_unified_text");
   if (c.has("architectures") && c.json()["architectures"].is_array() && !c.json()["architectures"].empty() &&
       c.json()["architectures"][0].is_string())
     spec.architecture = c.json()["architectures"][0].get<std::string>();

@@ -19,6 +19,12 @@ const OrderedJson* layer_exception(const OrderedJson& text, uint64_t layer) {
   return nullptr;
 }
 
+// The 12B's config: the same text model, dense, and no encoders; its images and sounds are projected straight
+// into it, which is not built.
+bool is_unified(const OrderedJson& config) {
+  return ConfigReader(config).text("model_type", "").starts_with("gemma4_unified");
+}
+
 void read_experts(const ConfigReader& c, ModelSpec& spec) {
   if (!c.boolean("enable_moe_block", false)) return;
   spec.experts = c.integer("num_experts", -1, 1, 1 << 16);
@@ -27,7 +33,7 @@ void read_experts(const ConfigReader& c, ModelSpec& spec) {
 }
 
 void read_per_layer_embeddings(const ConfigReader& c, ModelSpec& spec) {
-  spec.per_layer_width = c.integer("hidden_size_per_layer_input", 256, 0, 1 << 20);
+  spec.per_layer_width = c.integer("hidden_size_per_layer_input", is_unified(c.json()) ? 0 : 256, 0, 1 << 20);
   if (!spec.per_layer_width) return;
   spec.per_layer_vocab = c.integer("vocab_size_per_layer_input", 262144, 1, 1 << 26);
   spec.pad_token =
@@ -78,7 +84,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
   spec.prefix = nested ? "model.language_model." : "model.";
   read_experts(c, spec);
   read_per_layer_embeddings(c, spec);
-  read_image_tokens(config, spec);
+  if (!is_unified(config)) read_image_tokens(config, spec);
   const std::string act = c.text("hidden_activation", "gelu_pytorch_tanh");
   if (act != "gelu_pytorch_tanh")
     throw Error(ErrorCode::kUnsupported,
@@ -137,7 +143,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
     l.rope = known;
   }
   share_keys_and_values(shared, sliding, spec);
-  read_gemma4_vision(config, spec);
+  if (!is_unified(config)) read_gemma4_vision(config, spec);
   return spec;
 }
 

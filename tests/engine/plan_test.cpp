@@ -96,6 +96,31 @@ TEST_F(Gemma31B, LargestContextIsTheEdge) {
   EXPECT_EQ(largest_context(spec, q5.text, q5.vision, 256, kv, total(kContext) - 1), kContext - 1);
 }
 
+// The other members of the family; tests/golden/configs/README.md says what the hub counts.
+TEST(WeightPlanner, GemmaFourFamily) {
+  struct Case {
+    const char* name;
+    uint64_t params, vision, audio;
+  };
+  for (const Case& c : {Case{"gemma-4-26B-A4B", 25805936206, 572794416, 0},
+                        Case{"gemma-4-E2B", 5104298467, 168544704, 307184384},
+                        Case{"gemma-4-12B", 11959730224, 49922304, 2457600}}) {
+    const ModelSource source = source_of(c.name);
+    const ModelSpec spec = model_spec(source.config);
+    const WeightPlanner planner(source, spec);
+    const WeightSizes stored = planner.stored();
+    EXPECT_TRUE(planner.notes().empty());
+    EXPECT_EQ(stored.params, c.params) << c.name;
+    EXPECT_EQ(stored.vision, 2 * c.vision) << c.name;
+    EXPECT_EQ(stored.audio, 2 * c.audio) << c.name;
+    // Layers that share keys and values take nothing.
+    uint64_t per_token = 0;
+    for (const LayerSpec& l : spec.layers)
+      if (!l.window && l.kv_from < 0) per_token += 2 * 2 * l.kv_heads * l.head_dim;
+    EXPECT_EQ(kv_parts(spec, spec.max_context, 256, KvSettings::bf16()).full_per_token, per_token) << c.name;
+  }
+}
+
 // Sizes of the published Gemma 3 with images; the hub's counts of their weights.
 TEST(WeightPlanner, GemmaThreeWithImages) {
   const OrderedJson vision{{"model_type", "siglip_vision_model"},
@@ -140,7 +165,8 @@ TEST(WeightPlanner, GemmaThreeWithImages) {
 
 // What is planned from a config is what the same model's own tensors give.
 TEST(WeightPlanner, ConfigAloneGivesTheSameSizes) {
-  for (const char* name : {"gemma4-nano", "gemma4_untied", "llama_untied_bias", "gemma3"}) {
+  for (const char* name : {"gemma4-nano", "gemma4_untied", "gemma4_mm_dense", "gemma4_mm_e2b",
+                           "gemma4_mm_moe", "llama_untied_bias", "gemma3"}) {
     const ModelSource full = open_model(fs::path(HLWQ_UNPACKED) / name);
     ModelSource bare;
     bare.config = full.config;
