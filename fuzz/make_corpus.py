@@ -1,8 +1,9 @@
 """Writes the seed inputs under fuzz/corpus: the smallest files that reach every branch of each parser.
 
-Needs numpy and gguf (PyPI). Deterministic.
+Needs numpy, gguf and pillow (PyPI). Deterministic.
 """
 
+import io
 import json
 import pathlib
 import struct
@@ -12,6 +13,29 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as Q
 
 OUT = pathlib.Path(__file__).parent / "corpus"
+
+
+def images():
+    """One small file of every kind that decode_image reads."""
+    from PIL import Image
+
+    rgb = Image.radial_gradient("L").resize((23, 17)).convert("RGB")
+    rgb.paste((200, 30, 60), (3, 3, 12, 9))
+    alpha = rgb.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(rgb.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, image, kind, options in [
+        ("baseline.jpg", rgb, "JPEG", {"exif": exif}), ("progressive.jpg", rgb, "JPEG", {"progressive": True}),
+        ("grey.jpg", rgb.convert("L"), "JPEG", {}), ("cmyk.jpg", rgb.convert("CMYK"), "JPEG", {}),
+        ("rgb.png", rgb, "PNG", {"exif": exif}), ("palette.png", rgb.quantize(9), "PNG", {"transparency": b"abc"}),
+        ("alpha.png", alpha, "PNG", {}), ("grey_alpha.png", alpha.convert("LA"), "PNG", {}),
+        ("lossy.webp", alpha, "WEBP", {"exif": exif}), ("lossless.webp", rgb, "WEBP", {"lossless": True}),
+        ("animated.webp", rgb, "WEBP", {"save_all": True, "append_images": [alpha], "duration": 9}),
+    ]:  # fmt: skip
+        out = io.BytesIO()
+        image.save(out, kind, **options)
+        put("image", name.replace(".", "_"), out.getvalue())
 
 
 def put(target, name, data):
@@ -139,6 +163,7 @@ def main():
     }  # fmt: skip
     for name, text in templates.items():
         put("template", name, text.encode())
+    images()
 
     # Format and kind of marker, then text; 0x80 to 0x84 are markers, 0xFF is a cut (see fuzz_output.cpp).
     gemma = (b"\x80thought\nlet me\n\x81Sure.\n\x82call:f{a:\x84x}\xff{y\x84,b:[1,-2.5e3,{c:null,d:{}}],e:word}\x83"

@@ -11,8 +11,8 @@
 namespace hlwq {
 namespace {
 
-constexpr double kCellError = 8;            // brightness, of 255, that a cell may be off (root mean square)
-constexpr double kCellsOff = 0.02;          // part of the cells that may be off more
+constexpr double kCellError = 16;           // brightness, of 255, that a cell may be off (root mean square)
+constexpr double kCellsOff = 0.03;          // part of the cells that may be off more
 constexpr uint64_t kMostSide = 1ull << 24;  // keeps every product below within 64 bits
 
 double brightness(const uint8_t* p) { return 0.299 * p[0] + 0.587 * p[1] + 0.114 * p[2]; }

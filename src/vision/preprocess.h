@@ -49,7 +49,7 @@ ImagePatches make_patches(const Image& image, uint64_t budget, const PatchShape&
 /// The budget that an image needs. First by size: the smallest one that holds the image at its own
 /// resolution, or the largest. Then by detail: of the smaller ones, the smallest whose picture, blown up
 /// again, still looks the same. A cell of 48 x 48 pixels is held to have lost detail when its brightness is
-/// off by more than 8 of 255 (root mean square); at most 2 % of the cells may be. Flat drawings go with few
+/// off by more than 16 of 255 (root mean square); at most 3 % of the cells may be. Flat drawings go with few
 /// tokens this way; pages of text and busy photographs get many.
 uint64_t auto_budget(const Image& image, const PatchShape& shape = {});
 
