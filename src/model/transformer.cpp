@@ -129,19 +129,21 @@ void Transformer::attention_block(const Compute& compute, KvCache& cache, uint64
       if (!l.k_is_v) add_bias(w.v_bias.data(), tokens, kv_width, ws.v.data());
     }
     if (l.k_is_v) std::copy_n(ws.k.data(), tokens * kv_width, ws.v.data());
-    if (spec_.qk_norm)
+    const bool rebuilt = cache.keys_rebuilt(layer);
+    if (spec_.qk_norm && !rebuilt)
       rms_norm(compute, ws.k.data(), tokens * l.kv_heads, d, w.k_norm.data(), spec_.norm_eps, ws.k.data());
     if (spec_.v_norm)
       rms_norm(compute, ws.v.data(), tokens * l.kv_heads, d, nullptr, spec_.norm_eps, ws.v.data());
-    apply_rope(compute, ws.ropes[l.rope], tokens, l.kv_heads, ws.k.data());
-    cache.store(compute, layer, tokens, ws.k.data(), ws.v.data());
+    if (!rebuilt) apply_rope(compute, ws.ropes[l.rope], tokens, l.kv_heads, ws.k.data());
+    cache.store(compute, layer, tokens, rebuilt ? nullptr : ws.k.data(), ws.v.data());
   }
 
   const AttentionShape shape{
       spec_.heads, cache.length(),        tokens,
       l.window,    spec_.attention_scale, l.window && !ws.key_end.empty() ? ws.key_end.data() : nullptr};
   const uint64_t keys = own_kv ? layer : static_cast<uint64_t>(l.kv_from);
-  attention(compute, cache.view(keys), shape, ws.q.data(), ws.attended.data(), ws.attention);
+  attention(compute, cache.view(keys, layers_[keys].k_norm.data()), shape, ws.q.data(), ws.attended.data(),
+            ws.attention);
 
   LinearInput attended(ws.attended.data(), tokens, q_width);
   const LinearTask out{w.o, ws.projected.data()};

@@ -27,4 +27,15 @@ inline constexpr VectorKernels kVectorKernels = {
     dot,           gemm,     dot_bf16,       axpy,          axpy_bf16, sum_sq, softmax_unnormalized,
     gelu_tanh_mul, silu_mul, bf16_to_floats, floats_to_bf16};
 
+void accumulate(const float* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
+                uint64_t tokens, float* y, uint64_t y_stride);
+void accumulate_bf16(const uint16_t* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
+                     uint64_t tokens, float* y, uint64_t y_stride);
+void accumulate_codes(const HlwqMatrix& w, const float* a, uint64_t a_stride, uint64_t tokens, float* y,
+                      uint64_t y_stride);
+void decode_codes(const HlwqMatrix& w, float* out);
+
+inline constexpr AttentionKernels kAttentionKernels = {accumulate, accumulate_bf16, accumulate_codes,
+                                                       decode_codes};
+
 }  // namespace hlwq::avx2

@@ -240,7 +240,7 @@ void floats_to_bf16(const float* x, uint16_t* y, uint64_t n) {
 namespace hlwq {
 
 constinit const Kernels kAvx2Kernels = {
-    "avx2", {avx2::rotate_quantize, avx2::hlwq_rows}, avx2::kVectorKernels};
+    "avx2", {avx2::rotate_quantize, avx2::hlwq_rows}, avx2::kVectorKernels, avx2::kAttentionKernels};
 
 }  // namespace hlwq
 #endif

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ops/avx2_kernels.h"
+#include "ops/avx512_kernels.h"
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 // g++ 12's own AVX-512 headers pass variables that are deliberately not initialised.
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -350,7 +351,7 @@ namespace hlwq {
 
 // The rotation is a small part of a step and the float kernels are bound by memory: both are AVX2's.
 constinit const Kernels kAvx512Kernels = {
-    "avx512", {avx2::rotate_quantize, avx512::hlwq_rows}, avx2::kVectorKernels};
+    "avx512", {avx2::rotate_quantize, avx512::hlwq_rows}, avx2::kVectorKernels, avx512::kAttentionKernels};
 
 }  // namespace hlwq
 #endif

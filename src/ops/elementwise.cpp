@@ -38,19 +38,20 @@ void add_bias(const float* bias, uint64_t rows, uint64_t n, float* y) {
     for (uint64_t i = 0; i < n; ++i) y[r * n + i] += bias[i];
 }
 
+void rope_angle(uint64_t position, float inv_freq, float scale, float& cosine, float& sine) {
+  const double angle = static_cast<double>(static_cast<float>(position) * inv_freq);
+  cosine = static_cast<float>(std::cos(angle)) * scale;
+  sine = static_cast<float>(std::sin(angle)) * scale;
+}
+
 void RopeTable::fill(uint64_t first_position, uint64_t positions, const std::vector<float>& inv_freq,
                      float scale) {
   half = inv_freq.size();
   cos.resize(positions * half);
   sin.resize(positions * half);
-  for (uint64_t p = 0; p < positions; ++p) {
-    const float position = static_cast<float>(first_position + p);
-    for (uint64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(position * inv_freq[i]);
-      cos[p * half + i] = static_cast<float>(std::cos(angle)) * scale;
-      sin[p * half + i] = static_cast<float>(std::sin(angle)) * scale;
-    }
-  }
+  for (uint64_t p = 0; p < positions; ++p)
+    for (uint64_t i = 0; i < half; ++i)
+      rope_angle(first_position + p, inv_freq[i], scale, cos[p * half + i], sin[p * half + i]);
 }
 
 void apply_rope(const Compute& compute, const RopeTable& table, uint64_t tokens, uint64_t heads, float* x) {

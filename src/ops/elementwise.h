@@ -19,6 +19,10 @@ void add_in_place(const Compute& compute, const float* x, float* y, uint64_t n);
 /// y[t, :] += bias for every row t; y [rows, n].
 void add_bias(const float* bias, uint64_t rows, uint64_t n, float* y);
 
+/// Cosine and sine, times `scale`, of one pair at a position. The angle is float(position) * inv_freq in
+/// float, as transformers computes it.
+void rope_angle(uint64_t position, float inv_freq, float scale, float& cosine, float& sine);
+
 /// Cosines and sines of one rotary embedding for a run of positions.
 struct RopeTable {
   uint64_t half = 0;            // head_dim / 2

@@ -39,10 +39,24 @@ struct VectorKernels {
   void (*float_to_bf16)(const float* x, uint16_t* y, uint64_t n);
 };
 
+/// Kernels over the keys and values of a cache. Codes: a matrix of 2 to 4 bits with one block a row (cols =
+/// block), taken as they are stored, rotated: w_r = norm_r / sqrt(cols) * level[codes_r].
+struct AttentionKernels {
+  /// y[t, :] += sum_r a[t, r] * w_r. a [tokens, a_stride], w [rows, cols], y [tokens, y_stride].
+  void (*accumulate)(const float* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
+                     uint64_t tokens, float* y, uint64_t y_stride);
+  void (*accumulate_bf16)(const uint16_t* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
+                          uint64_t tokens, float* y, uint64_t y_stride);
+  void (*accumulate_codes)(const HlwqMatrix& w, const float* a, uint64_t a_stride, uint64_t tokens, float* y,
+                           uint64_t y_stride);
+  void (*decode_codes)(const HlwqMatrix& w, float* out);  // out [rows, cols]
+};
+
 struct Kernels {
   std::string_view name;  ///< "scalar", "avx2", "avx512"
   LinearKernels linear;
   VectorKernels vector;
+  AttentionKernels attention;
 };
 
 /// All implementations in this binary, fastest first, whatever the processor.

@@ -9,4 +9,15 @@ void rotate_quantize(const float* x, uint64_t cols, int block, int8_t* q, float*
 void hlwq_rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                float* y, uint64_t y_stride);
 
+void accumulate(const float* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
+                uint64_t tokens, float* y, uint64_t y_stride);
+void accumulate_bf16(const uint16_t* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
+                     uint64_t tokens, float* y, uint64_t y_stride);
+void accumulate_codes(const HlwqMatrix& w, const float* a, uint64_t a_stride, uint64_t tokens, float* y,
+                      uint64_t y_stride);
+void decode_codes(const HlwqMatrix& w, float* out);
+
+inline constexpr AttentionKernels kAttentionKernels = {accumulate, accumulate_bf16, accumulate_codes,
+                                                       decode_codes};
+
 }  // namespace hlwq::scalar

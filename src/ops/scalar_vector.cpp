@@ -74,7 +74,9 @@ constexpr VectorKernels kVectorKernels = {
 
 namespace hlwq {
 
-constinit const Kernels kScalarKernels = {
-    "scalar", {scalar::rotate_quantize, scalar::hlwq_rows}, scalar::kVectorKernels};
+constinit const Kernels kScalarKernels = {"scalar",
+                                          {scalar::rotate_quantize, scalar::hlwq_rows},
+                                          scalar::kVectorKernels,
+                                          scalar::kAttentionKernels};
 
 }  // namespace hlwq

@@ -43,9 +43,12 @@ class Caches : public ::testing::Test {
       for (uint64_t p = first; p < n; ++p)
         for (uint64_t h = 0; h < l.kv_heads; ++h)
           for (uint64_t i = 0; i < l.head_dim; ++i) {
-            const uint64_t at = (h * view.capacity + p % view.capacity) * l.head_dim + i;
-            ASSERT_EQ(static_cast<const float*>(view.k)[at], value(p, h, i, false)) << layer << " " << p;
-            ASSERT_EQ(static_cast<const float*>(view.v)[at], value(p, h, i, true)) << layer << " " << p;
+            const uint64_t capacity = view.k.main.capacity;
+            const uint64_t at = (h * capacity + p % capacity) * l.head_dim + i;
+            ASSERT_EQ(static_cast<const float*>(view.k.main.data)[at], value(p, h, i, false))
+                << layer << " " << p;
+            ASSERT_EQ(static_cast<const float*>(view.v.main.data)[at], value(p, h, i, true))
+                << layer << " " << p;
           }
     }
   }
@@ -56,8 +59,8 @@ class Caches : public ::testing::Test {
 TEST_F(Caches, KeepsWindowsThroughOverflowsAndOddChunks) {
   const ModelSpec spec = two_layers(13);
   KvCache cache(spec, 200, 7, KvSettings::f32());
-  EXPECT_EQ(cache.view(0).capacity, 13u + 7 - 1);
-  EXPECT_EQ(cache.view(1).capacity, 200u);
+  EXPECT_EQ(cache.view(0).k.main.capacity, 13u + 7 - 1);
+  EXPECT_EQ(cache.view(1).v.main.capacity, 200u);
   std::mt19937 random(1);
   while (cache.length() < 190) {
     feed(cache, spec, 1 + random() % 7);
@@ -83,12 +86,49 @@ TEST_F(Caches, TruncatesOnlyWhereTheWindowIsStillThere) {
 
 TEST_F(Caches, AllocatesExactlyWhatItSays) {
   const ModelSpec spec = two_layers(8);
+  const auto aligned = [](uint64_t bytes) { return (bytes + 63) / 64 * 64; };  // rings start on cache lines
   for (const KvSettings& type : {KvSettings::f32(), KvSettings::bf16()}) {
     const uint64_t element = type.full.k_bits == 32 ? 4 : 2;
     const KvCache cache(spec, 100, 4, type);
-    EXPECT_EQ(cache.allocated_bytes(), (11 * 2 * 8 + 100 * 16) * 2 * element);
+    EXPECT_EQ(cache.allocated_bytes(), 2 * aligned(11 * 2 * 8 * element) + 2 * 100 * 16 * element);
     EXPECT_EQ(cache.allocated_bytes(), KvCache::bytes(spec, 100, 4, type));
   }
+}
+
+// DESIGN's arithmetic for one full layer of the 31B: 4 heads of 512.
+TEST_F(Caches, CodedBytesAreCodesAndNorms) {
+  ModelSpec spec;
+  spec.heads = 32;
+  spec.qk_norm = spec.v_norm = true;
+  spec.ropes = {{.inv_freq = std::vector<float>(256, 0.0f)}};
+  std::fill_n(spec.ropes[0].inv_freq.begin(), 64, 0.5f);
+  spec.layers = {{.head_dim = 512, .kv_heads = 4, .k_is_v = true}};
+  KvSettings q3 = KvSettings::uniform(3);
+  q3.share = KvShare::kOff;
+  EXPECT_EQ(KvCache::bytes(spec, 4096, 256, q3), 4096u * 1552);
+  q3.share = KvShare::kOn;  // and the cosines and sines of 64 pairs
+  EXPECT_EQ(KvCache::bytes(spec, 4096, 256, q3), 4096u * (776 + 64 * 2 * 4));
+  KvSettings bf16 = KvSettings::bf16();
+  bf16.share = KvShare::kOff;
+  EXPECT_EQ(KvCache::bytes(spec, 4096, 256, bf16), 4096u * 8192);
+  q3.tail = 100;
+  q3.sinks = 4;
+  EXPECT_EQ(KvCache::bytes(spec, 4096, 256, q3), 4096u * (776 + 512) + (100 + 255 + 4) * 4096u);
+}
+
+TEST_F(Caches, WhatCannotBeCodedStaysBf16) {
+  ModelSpec spec = two_layers(8);
+  spec.layers[0].head_dim = 80;
+  spec.layers[1].head_dim = 64;
+  KvSettings q4 = KvSettings::uniform(4);
+  EXPECT_EQ(KvCache::layer_plan(spec, 0, 100, q4).format, (KvFormat{16, 16}));
+  EXPECT_EQ(KvCache::layer_plan(spec, 1, 100, q4).format, (KvFormat{4, 4}));
+  spec.layers[0].head_dim = 64;
+  EXPECT_EQ(KvCache::layer_plan(spec, 0, 100, q4).format, (KvFormat{4, 4}));
+  q4.tail = 8;  // all that a window of 8 sees
+  EXPECT_EQ(KvCache::layer_plan(spec, 0, 100, q4).format, (KvFormat{16, 16}));
+  EXPECT_EQ(KvCache::layer_plan(spec, 1, 100, q4).tail, 8u);
+  for (int bits : {0, 1, 5, 8, 33}) EXPECT_THROW(KvSettings::uniform(bits), Error) << bits;
 }
 
 TEST_F(Caches, AbsurdSizesAreErrors) {
