@@ -225,12 +225,10 @@ void VisionTower::attention_block(const Compute& compute, const Layer& w, uint64
   rotate_axes(compute, b.rotation, n, spec_.kv_heads, d, b.k.data());
   head_major(compute, b.k.data(), n, spec_.kv_heads, d, b.keys.data());
   head_major(compute, b.v.data(), n, spec_.kv_heads, d, b.values.data());
-  const KvView view{.type = KvType::kF32,
-                    .kv_heads = spec_.kv_heads,
-                    .head_dim = d,
-                    .capacity = n,
-                    .k = b.keys.data(),
-                    .v = b.values.data()};
+  const auto floats = [&](std::vector<float>& x) {
+    return KvStore{.main = {.bits = 32, .capacity = n, .data = x.data()}, .exact = {}, .sinks = {}};
+  };
+  const KvView view{.kv_heads = spec_.kv_heads, .head_dim = d, .k = floats(b.keys), .v = floats(b.values)};
   // Every patch sees every other; the norms of queries and keys stand for a scale.
   const AttentionShape shape{.heads = spec_.heads, .tokens = n, .key_end = b.key_end.data()};
   attention(compute, view, shape, b.q.data(), b.attended.data(), b.attention);

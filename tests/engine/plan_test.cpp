@@ -57,7 +57,9 @@ TEST_F(Gemma31B, FiveBitsMakeNineteenPointSevenGigabytes) {
 }
 
 TEST_F(Gemma31B, PlainCache) {
-  const KvParts bf16 = parts(KvSettings::bf16());
+  KvSettings both = KvSettings::bf16();
+  both.share = KvShare::kOff;
+  const KvParts bf16 = parts(both);
   EXPECT_EQ(bf16.full_per_token, 81920u);
   EXPECT_NEAR(gb(bf16.full_per_token * kContext), 21.5, 0.05);
   // With chunks of one token a sliding layer keeps its window and nothing more.

@@ -127,7 +127,8 @@ TEST(Gemma4Spec, SharedLayersTakeNoCache) {
   const OrderedJson config = text_config();
   const ModelSpec whole = model_spec(config),
                   shared = model_spec(with(config, R"({"num_kv_shared_layers": 4})"));
-  for (const KvSettings& kv : {KvSettings::f32(), KvSettings::bf16()}) {
+  for (KvSettings kv : {KvSettings::f32(), KvSettings::bf16()}) {
+    kv.share = KvShare::kOff;
     const uint64_t pair = KvCache::bytes(shared, 100, 8, kv);  // layers 0 and 1 of three like pairs
     EXPECT_EQ(KvCache::bytes(whole, 100, 8, kv), 3 * pair);
     KvCache cache(shared, 100, 8, kv);
