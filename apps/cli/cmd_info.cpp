@@ -1,4 +1,6 @@
 // hlwq info: what a model is, how big it is, what memory it needs and where it fits.
+#include <algorithm>
+
 #include "common.h"
 #include "info_report.h"
 #include "model/config_reader.h"
@@ -7,6 +9,8 @@
 
 namespace hlwq::cli {
 namespace {
+
+constexpr uint64_t kChunk = SessionOptions{}.chunk;
 
 class Info : public Command {
  public:
@@ -39,8 +43,7 @@ class Info : public Command {
     r.path = source.path.string();
     r.backend = engine.backend();
     r.threads = engine.threads();
-    r.kv.settings = kv_.kv_settings();
-    r.kv.label = kv_.kv == "f32" ? "F32" : "BF16";
+    for (KvChoice& choice : kv_choices()) r.caches.push_back({std::move(choice), {}, 0, {}});
     r.has_weights = source.tensors != nullptr;
     r.has_template = !source.chat_template.empty();
     if (source.tensors)
@@ -91,26 +94,38 @@ class Info : public Command {
     if (!policy && !source.tensors) r.facts = model_facts(r.spec, planner.stored());
   }
 
+  /// The cache as asked for; without a wish the usual ones beside each other.
+  std::vector<KvChoice> kv_choices() const {
+    if (kv_.kv == "f32") return {{"F32", KvSettings::f32()}};
+    return {{"BF16", KvSettings::bf16()}, {"Q4", KvSettings::preset(4)}, {"Q3", KvSettings::preset(3)}};
+  }
+
   void plan_contexts(InfoReport& r) const {
-    for (uint64_t context : contexts(r.spec))
-      r.memory.push_back(plan_memory(r.spec, r.facts.weight_bytes, r.facts.vision_bytes, context,
-                                     SessionOptions{}.chunk, r.kv.settings));
-    uint64_t longest = 0;
     if (r.spec.vision && r.facts.vision_bytes)
       r.image_scratch =
           VisionTower::scratch_bytes(*r.spec.vision, r.spec.hidden, r.spec.vision->default_tokens);
-    for (const MemoryPlan& p : r.memory) longest = std::max(longest, p.context);
-    r.kv_parts = kv_parts(r.spec, longest, SessionOptions{}.chunk, r.kv.settings);
+    const std::vector<uint64_t> list = contexts(r.spec);
+    const uint64_t longest = *std::max_element(list.begin(), list.end());
+    for (InfoReport::Cache& c : r.caches) {
+      const KvSettings& kv = c.kv.settings;
+      for (uint64_t context : list)
+        c.memory.push_back(
+            plan_memory(r.spec, r.facts.weight_bytes, r.facts.vision_bytes, context, kChunk, kv));
+      c.parts = kv_parts(r.spec, longest, kChunk, kv);
+      for (uint64_t i = 0; i < r.spec.layers.size(); ++i) {
+        const KvLayerPlan plan = KvCache::layer_plan(r.spec, i, longest, kv);
+        c.values_only += plan.stores && plan.format.k_bits == 0;
+      }
+    }
   }
 
-  void plan_cards(InfoReport& r) const {
+  static void plan_cards(InfoReport& r) {
     const auto add = [&](const std::string& policy, uint64_t weights, uint64_t vision) {
-      for (const KvChoice& kv : {r.kv}) {
-        InfoReport::Fit fit{policy, weights + vision, kv, {}};
+      for (const InfoReport::Cache& c : r.caches) {
+        InfoReport::Fit fit{policy, weights + vision, c.kv, {}};
         for (const GpuCard& card : gpu_cards())
-          fit.contexts.push_back(largest_context(r.spec, weights, vision + r.image_scratch,
-                                                 SessionOptions{}.chunk, kv.settings,
-                                                 card.bytes - kGpuReserve));
+          fit.contexts.push_back(largest_context(r.spec, weights, vision + r.image_scratch, kChunk,
+                                                 c.kv.settings, card.bytes - kGpuReserve));
         r.fits.push_back(std::move(fit));
       }
     };

@@ -22,6 +22,22 @@ OrderedJson memory_json(const std::vector<MemoryPlan>& plans) {
   return list;
 }
 
+OrderedJson caches_json(const std::vector<InfoReport::Cache>& caches) {
+  OrderedJson list = OrderedJson::array();
+  for (const InfoReport::Cache& c : caches) {
+    OrderedJson memory = OrderedJson::array();
+    for (const MemoryPlan& p : c.memory)
+      memory.push_back({{"ctx", p.context}, {"kv", p.kv}, {"total", p.total}});
+    list.push_back({{"kv", c.kv.label},
+                    {"settings", describe(c.kv.settings)},
+                    {"full_per_token", c.parts.full_per_token},
+                    {"sliding", c.parts.sliding},
+                    {"values_only_layers", c.values_only},
+                    {"memory", std::move(memory)}});
+  }
+  return list;
+}
+
 OrderedJson sizes_json(const std::vector<WeightSizes>& sizes) {
   OrderedJson list = OrderedJson::array();
   for (const WeightSizes& s : sizes)
@@ -93,11 +109,13 @@ std::string facts_text(const InfoReport& r) {
   fact("weights", format_bytes(f.weight_bytes) + ", " + fixed(f.bits_per_weight, 3) + " bits per weight" +
                       (r.policy == "stored" ? "" : " (policy " + r.policy + ")"));
   if (f.vision_bytes) fact("vision", format_bytes(f.vision_bytes));
-  const bool bf16 = describe(r.kv.settings) == "BF16";
-  fact("KV cache", format_bytes(r.kv_parts.full_per_token) + " a token" +
-                       (r.kv_parts.sliding ? " + " + format_bytes(r.kv_parts.sliding) + " of windows" : "") +
-                       " (" + describe(r.kv.settings) + ")" +
-                       (bf16 ? "" : ", " + format_bytes(f.kv_bytes_per_token) + " a token in BF16"));
+  for (const InfoReport::Cache& c : r.caches) {
+    std::string text = format_bytes(c.parts.full_per_token) + " a token";
+    if (c.parts.sliding) text += ", " + format_bytes(c.parts.sliding) + " for the windows";
+    text += " (" + describe(c.kv.settings) + ")";
+    if (c.values_only) text += "; " + std::to_string(c.values_only) + " layers keep values only";
+    fact(&c == &r.caches[0] ? "KV cache" : "", text);
+  }
   fact("tokenizer", r.tokenizer);
   fact("chat template", r.has_template ? "yes" : "no");
   fact("backend", r.backend + ", " + std::to_string(r.threads) + " threads, " +
@@ -135,12 +153,18 @@ std::string sizes_text(const InfoReport& r) {
 }
 
 std::string memory_text(const InfoReport& r) {
-  Table table({"context", "KV bits", "weights", "KV cache", "vision", "scratch", "total"});
-  for (const MemoryPlan& p : r.memory)
-    table.add({format_count(p.context), std::to_string(p.kv_bits), format_bytes(p.weights),
-               format_bytes(p.kv), format_bytes(p.vision), format_bytes(p.scratch), format_bytes(p.total)});
-  return "Memory with " + policy_label(r, r.policy) + " weights and a cache in " + describe(r.kv.settings) +
-         ":\n\n" + table.str();
+  std::vector<std::string> header = {"context", "weights", "vision", "scratch"};
+  for (const InfoReport::Cache& c : r.caches) header.insert(header.end(), {"KV " + c.kv.label, "total"});
+  Table table(header);
+  for (size_t i = 0; i < r.caches[0].memory.size(); ++i) {
+    const MemoryPlan& p = r.caches[0].memory[i];
+    std::vector<std::string> row = {format_count(p.context), format_bytes(p.weights), format_bytes(p.vision),
+                                    format_bytes(p.scratch)};
+    for (const InfoReport::Cache& c : r.caches)
+      row.insert(row.end(), {format_bytes(c.memory[i].kv), format_bytes(c.memory[i].total)});
+    table.add(row);
+  }
+  return "Memory with " + policy_label(r, r.policy) + " weights:\n\n" + table.str();
 }
 
 std::string cards_text(const InfoReport& r) {
@@ -162,13 +186,6 @@ std::string cards_text(const InfoReport& r) {
   std::string out = "The longest context on a card of so many GB (K: 1,024 tokens; all: the model's " +
                     format_count(r.spec.max_context) + "; -: too small).\nCounted: weights, cache, scratch" +
                     image + "; " + format_bytes(kGpuReserve) + " are left to the driver.\n\n" + table.str();
-  std::vector<std::string> told;
-  for (const InfoReport::Fit& f : r.fits)
-    if (const std::string text = describe(f.kv.settings);
-        text != f.kv.label && std::find(told.begin(), told.end(), f.kv.label) == told.end()) {
-      told.push_back(f.kv.label);
-      out += "KV " + f.kv.label + ": " + text + "\n";
-    }
   return out;
 }
 
@@ -176,6 +193,7 @@ std::string cards_text(const InfoReport& r) {
 
 OrderedJson to_json(const InfoReport& r) {
   const ModelFacts& f = r.facts;
+  const InfoReport::Cache& kv = r.caches[0];
   OrderedJson formats = OrderedJson::array();
   for (const ModelFacts::Group& g : f.groups)
     formats.push_back(
@@ -189,11 +207,12 @@ OrderedJson to_json(const InfoReport& r) {
           {"weight_bytes", f.weight_bytes},
           {"vision_bytes", f.vision_bytes},
           {"bits_per_weight", f.bits_per_weight},
-          {"kv", describe(r.kv.settings)},
+          {"kv", describe(kv.kv.settings)},
           {"kv_bytes_per_token", f.kv_bytes_per_token},
-          {"kv_full_per_token", r.kv_parts.full_per_token},
-          {"kv_sliding", r.kv_parts.sliding},
-          {"memory", memory_json(r.memory)},
+          {"kv_full_per_token", kv.parts.full_per_token},
+          {"kv_sliding", kv.parts.sliding},
+          {"memory", memory_json(kv.memory)},
+          {"caches", caches_json(r.caches)},
           {"policies", sizes_json(r.sizes)},
           {"gpus", gpus_json(r.fits)},
           {"gpu_reserve", kGpuReserve},

@@ -27,9 +27,13 @@ struct InfoReport {
   bool has_tokenizer = false, has_template = false;
   std::string backend;
   int threads = 0;
-  KvChoice kv;
-  KvParts kv_parts;  ///< at the longest planned context
-  std::vector<MemoryPlan> memory;
+  struct Cache {
+    KvChoice kv;
+    KvParts parts;                   ///< at the longest planned context
+    uint64_t values_only = 0;        ///< layers that rebuild their keys from the values
+    std::vector<MemoryPlan> memory;  ///< one for each context
+  };
+  std::vector<Cache> caches;       ///< the first is the one asked for
   uint64_t image_scratch = 0;      ///< bytes while one image of the usual size is encoded
   std::vector<WeightSizes> sizes;  ///< policies side by side; empty when only the stored weights count
 

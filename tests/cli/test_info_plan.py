@@ -27,7 +27,15 @@ def test_a_config_is_enough(gemma_31b):
     assert facts["has_weights"] is False and facts["policy"] == "stored" and facts["notes"] == []
     assert facts["params"] == 31273088876 and facts["vision_bytes"] == 2 * 575743536
     assert facts["weight_bytes"] == 2 * 30697345340 and facts["bits_per_weight"] == 16
-    assert facts["kv_full_per_token"] == facts["kv_bytes_per_token"] == 81920
+    # Keys of full layers are rebuilt from their values; that takes cosines and sines of 64 pairs a token.
+    assert facts["kv_bytes_per_token"] == 81920 and facts["kv_full_per_token"] == 81920 // 2 + 64 * 2 * 4
+    bf16, q4, q3 = facts["caches"]
+    assert [c["kv"] for c in facts["caches"]] == ["BF16", "Q4", "Q3"]
+    assert all(c["values_only_layers"] == 10 for c in facts["caches"])
+    assert (q4["full_per_token"], q3["full_per_token"]) == (10 * 4 * 258 + 512, 10 * 4 * 194 + 512)
+    for a, b, c in zip(*(cache["memory"][1:] for cache in (bf16, q4, q3))):
+        assert a["ctx"] == b["ctx"] == c["ctx"] and a["kv"] > b["kv"] > c["kv"]
+        assert a["total"] - a["kv"] == c["total"] - c["kv"]
     assert [plan["ctx"] for plan in facts["memory"]] == [1024, 4096, 32768, 131072, 262144]
     for plan in facts["memory"]:
         assert plan["total"] == plan["weights"] + plan["kv"] + plan["vision"] + plan["scratch"]
@@ -44,6 +52,8 @@ def test_the_cards_that_fit(gemma_31b):
     assert list(cards) == [f"{n} GB" for n in (8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80, 96)]
     assert cards["24 GB"]["bytes"] == 24564 << 20
     assert {gpu["policy"] for gpu in facts["gpus"]} == {"q5"} and facts["policy"] == "q5"
+    whole = [gpu["max_context"] for gpu in facts["gpus"] if gpu["name"] == "24 GB" and gpu["kv"] in ("Q4", "Q3")]
+    assert whole == [262144, 262144]
     assert cards["16 GB"]["max_context"] == 0 and cards["96 GB"]["max_context"] == 262144
     assert 1e8 < facts["image_scratch"] < 3e8
     longest = cards["24 GB"]["max_context"]
@@ -133,7 +143,7 @@ def test_absurd_configs(name, tmp_path):
 def test_the_largest_allowed_model_is_planned_quickly(tmp_path):
     # All sizes at the edge of what configs may say: no overflow, no allocation of what is planned.
     config = changed(num_hidden_layers=4096, max_position_embeddings=1 << 31, num_attention_heads=64,
-                     num_key_value_heads=64, num_global_key_value_heads=64, global_head_dim=4096)
+                     num_key_value_heads=64, num_global_key_value_heads=64, global_head_dim=4096, attention_k_eq_v=False)
     facts = hlwq_json("info", model_dir(tmp_path, config), timeout=60)
     per_token = 4096 * 64 * 4096 * 2 * 2
     assert facts["kv_full_per_token"] == per_token

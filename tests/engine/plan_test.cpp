@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "engine/fit.h"
@@ -19,6 +20,12 @@ ModelSource source_of(const std::string& name) {
   ModelSource source;
   source.config = read_ordered_json(fs::path(HLWQ_TEST_DATA) / "golden" / "configs" / (name + ".json"));
   return source;
+}
+
+/// These settings with keys stored beside values, or rebuilt from them where the model allows.
+KvSettings stored_keys(KvSettings kv) {
+  kv.share = KvShare::kOff;
+  return kv;
 }
 
 double gb(uint64_t bytes) { return static_cast<double>(bytes) / 1e9; }
@@ -57,14 +64,52 @@ TEST_F(Gemma31B, FiveBitsMakeNineteenPointSevenGigabytes) {
 }
 
 TEST_F(Gemma31B, PlainCache) {
-  KvSettings both = KvSettings::bf16();
-  both.share = KvShare::kOff;
-  const KvParts bf16 = parts(both);
+  const KvParts bf16 = parts(stored_keys(KvSettings::bf16()));
   EXPECT_EQ(bf16.full_per_token, 81920u);
   EXPECT_NEAR(gb(bf16.full_per_token * kContext), 21.5, 0.05);
   // With chunks of one token a sliding layer keeps its window and nothing more.
   EXPECT_EQ(bf16.sliding, 50u * 16 * 256 * 1024 * 2 * 2);
   EXPECT_NEAR(gb(bf16.sliding), 0.84, 0.005);
+}
+
+// Rebuilding keys takes cosines and sines of the 64 rotating pairs for every position, as floats.
+constexpr uint64_t kRopePerToken = 64 * 2 * 4;
+
+TEST_F(Gemma31B, CacheInCodes) {
+  const KvParts both = parts(stored_keys(KvSettings::uniform(3)));
+  EXPECT_EQ(both.full_per_token, 15520u);  // codes and FP16 norms
+  EXPECT_NEAR(gb(both.full_per_token * kContext), 4.1, 0.05);
+  EXPECT_EQ(both.sliding, 50u * 16 * 1024 * 2 * (256 * 3 / 8 + 2));
+  EXPECT_NEAR(gb(both.sliding), 0.16, 0.005);
+
+  const KvParts values = parts(KvSettings::uniform(3));
+  EXPECT_EQ(values.full_per_token, 7760u + kRopePerToken);
+  EXPECT_NEAR(gb(7760 * kContext), 2.0, 0.05);
+  EXPECT_EQ(values.sliding, both.sliding);
+  EXPECT_EQ(parts(KvSettings::bf16()).full_per_token, 81920u / 2 + kRopePerToken);
+}
+
+// Five bits, images and the whole context on one card of 24 GB.
+TEST_F(Gemma31B, WholeContextInTwentyFourGigabytes) {
+  const WeightSizes q5 = planner.quantized(QuantPolicy::named("q5"));
+  const auto sum = [&](const KvSettings& kv) {
+    const KvParts p = parts(kv);
+    return gb(q5.text + q5.vision + (p.full_per_token - kRopePerToken) * kContext + p.sliding);
+  };
+  EXPECT_NEAR(sum(KvSettings::uniform(3)), 23.0, 0.05);
+  KvSettings four = KvSettings::uniform(4);
+  four.sliding = {16, 16};
+  EXPECT_NEAR(sum(four), 24.3, 0.1);
+
+  const auto card = std::find_if(gpu_cards().begin(), gpu_cards().end(),
+                                 [](const GpuCard& c) { return c.name == "24 GB"; });
+  EXPECT_EQ(card->bytes, 24564ull << 20);
+  const auto longest = [&](const KvSettings& kv) {
+    return largest_context(spec, q5.text, q5.vision, 256, kv, card->bytes - kGpuReserve);
+  };
+  EXPECT_EQ(longest(KvSettings::uniform(3)), kContext);
+  EXPECT_EQ(longest(four), kContext);
+  EXPECT_LT(longest(stored_keys(KvSettings::bf16())), 50000u);  // "about 40K" is what engines reach today
 }
 
 TEST_F(Gemma31B, PlansAddUp) {
@@ -79,7 +124,7 @@ TEST_F(Gemma31B, PlansAddUp) {
 
 TEST_F(Gemma31B, LargestContextIsTheEdge) {
   const WeightSizes q5 = planner.quantized(QuantPolicy::named("q5"));
-  const KvSettings kv = KvSettings::bf16();
+  const KvSettings kv = stored_keys(KvSettings::bf16());
   const auto total = [&](uint64_t context) {
     return plan_memory(spec, q5.text, q5.vision, context, 256, kv).total;
   };
@@ -119,9 +164,8 @@ TEST(WeightPlanner, GemmaFourFamily) {
     uint64_t per_token = 0;
     for (const LayerSpec& l : spec.layers)
       if (!l.window && l.kv_from < 0) per_token += 2 * 2 * l.kv_heads * l.head_dim;
-    KvSettings both = KvSettings::bf16();
-    both.share = KvShare::kOff;
-    EXPECT_EQ(kv_parts(spec, spec.max_context, 256, both).full_per_token, per_token) << c.name;
+    const KvSettings kv = stored_keys(KvSettings::bf16());
+    EXPECT_EQ(kv_parts(spec, spec.max_context, 256, kv).full_per_token, per_token) << c.name;
   }
 }
 
