@@ -78,7 +78,7 @@ std::string policy_label(const InfoReport& r, const std::string& policy) {
     const auto stored =
         std::find_if(r.sizes.begin(), r.sizes.end(), [](const auto& s) { return s.policy == "stored"; });
     const auto& groups = stored == r.sizes.end() ? r.facts.groups : stored->groups;
-    return groups.size() == 1 ? groups[0].format : "stored";
+    return groups.size() == 1 ? groups[0].format : "as stored";
   }
   std::string label = policy;
   if (label.size() == 2 && label[0] == 'q') label[0] = 'Q';
@@ -164,29 +164,45 @@ std::string memory_text(const InfoReport& r) {
       row.insert(row.end(), {format_bytes(c.memory[i].kv), format_bytes(c.memory[i].total)});
     table.add(row);
   }
-  return "Memory with " + policy_label(r, r.policy) + " weights:\n\n" + table.str();
+  const std::string label = policy_label(r, r.policy);
+  return "Memory with " + (label == "as stored" ? "weights " + label : label + " weights") + ":\n\n" +
+         table.str();
 }
 
 std::string cards_text(const InfoReport& r) {
-  std::vector<std::string> header = {"weights", "size", "KV"};
-  for (const GpuCard& g : gpu_cards()) header.emplace_back(g.name.substr(0, g.name.find(' ')));
-  Table table(header);
-  std::string last;
-  for (const InfoReport::Fit& f : r.fits) {
-    const bool first = f.policy != last;
-    last = f.policy;
-    std::vector<std::string> row = {first ? policy_label(r, f.policy) : "",
-                                    first ? format_bytes(f.weights) : "", f.kv.label};
-    for (uint64_t context : f.contexts) row.push_back(format_context(context, r.spec.max_context));
-    table.add(row);
-  }
   const std::string image = r.image_scratch ? ", the image encoder and its work on one image (" +
                                                   format_bytes(r.image_scratch) + ")"
                                             : "";
-  std::string out = "The longest context on a card of so many GB (K: 1,024 tokens; all: the model's " +
-                    format_count(r.spec.max_context) + "; -: too small).\nCounted: weights, cache, scratch" +
-                    image + "; " + format_bytes(kGpuReserve) + " are left to the driver.\n\n" + table.str();
-  return out;
+  const std::string counted = "Counted: weights, cache, scratch" + image + "; " + format_bytes(kGpuReserve) +
+                              " are left to the driver.\n";
+  const auto whole = [&](const InfoReport::Fit& f) {
+    return std::all_of(f.contexts.begin(), f.contexts.end(),
+                       [&](uint64_t c) { return c == r.spec.max_context; });
+  };
+  if (std::all_of(r.fits.begin(), r.fits.end(), whole))
+    return "Fits cards of " + std::string(gpu_cards()[0].name) +
+           " and more with its whole context, whatever " + "the weights and the cache above.\n" + counted;
+
+  std::vector<std::string> header = {"weights", "size", "KV"};
+  for (const GpuCard& g : gpu_cards()) header.emplace_back(g.name.substr(0, g.name.find(' ')));
+  Table table(header);
+  const size_t caches = r.caches.size();
+  for (size_t i = 0; i < r.fits.size(); i += caches) {  // the caches of one policy follow each other
+    const bool same = std::all_of(r.fits.begin() + static_cast<ptrdiff_t>(i),
+                                  r.fits.begin() + static_cast<ptrdiff_t>(i + caches),
+                                  [&](const auto& f) { return f.contexts == r.fits[i].contexts; });
+    for (size_t j = i; j < i + (same ? 1 : caches); ++j) {
+      const InfoReport::Fit& f = r.fits[j];
+      const bool first = j == i;
+      std::vector<std::string> row = {first ? policy_label(r, f.policy) : "",
+                                      first ? format_bytes(f.weights) : "",
+                                      same && caches > 1 ? "any" : f.kv.label};
+      for (uint64_t context : f.contexts) row.push_back(format_context(context, r.spec.max_context));
+      table.add(row);
+    }
+  }
+  return "The longest context on a card of so many GB (K: 1,024 tokens; all: the model's " +
+         format_count(r.spec.max_context) + "; -: too small).\n" + counted + "\n" + table.str();
 }
 
 }  // namespace

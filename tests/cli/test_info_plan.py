@@ -94,6 +94,11 @@ def test_predicted_is_what_quantize_writes(name, policy, tmp_path):
         assert planned[key] == real[key], key
 
 
+def test_small_models_need_no_table(nano):
+    text = hlwq("info", nano).stdout
+    assert "Fits cards of 8 GB and more with its whole context" in text and "-: too small" not in text
+
+
 def test_a_policy_file(gemma_31b, tmp_path):
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"default": {"bits": 4}, "rules": [{"match": "*embed_tokens*", "bits": None}]}))
