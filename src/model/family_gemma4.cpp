@@ -1,7 +1,6 @@
 // Gemma 4 text, all members: sliding and full layers with their own head shapes, V = K on full layers, value
 // norms, proportional rotary embedding, a scalar per layer, soft-capped logits; experts (26B-A4B); per-layer
 // embeddings and layers that share keys and values (E2B, E4B).
-#include <algorithm>
 #include <cmath>
 
 #include "model/config_reader.h"
@@ -36,8 +35,9 @@ void read_per_layer_embeddings(const ConfigReader& c, ModelSpec& spec) {
   spec.per_layer_width = c.integer("hidden_size_per_layer_input", is_unified(c.json()) ? 0 : 256, 0, 1 << 20);
   if (!spec.per_layer_width) return;
   spec.per_layer_vocab = c.integer("vocab_size_per_layer_input", 262144, 1, 1 << 26);
-  spec.pad_token =
-      static_cast<int32_t>(c.integer("pad_token_id", 0, 0, std::min(spec.vocab, spec.per_layer_vocab) - 1));
+  if (static_cast<uint64_t>(spec.pad_token) >= spec.per_layer_vocab)
+    throw Error(ErrorCode::kInvalidFile, "config.json: pad_token_id has no row in a per-layer embedding of " +
+                                             std::to_string(spec.per_layer_vocab) + " rows");
 }
 
 // Which tokens stand for an image is said beside text_config, since text alone knows no images.
@@ -83,6 +83,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
   spec.family = "gemma4";
   spec.prefix = nested ? "model.language_model." : "model.";
   read_experts(c, spec);
+  spec.pad_token = static_cast<int32_t>(c.integer("pad_token_id", 0, 0, spec.vocab - 1));
   read_per_layer_embeddings(c, spec);
   if (!is_unified(config)) read_image_tokens(config, spec);
   const std::string act = c.text("hidden_activation", "gelu_pytorch_tanh");

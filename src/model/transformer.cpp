@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "model/activation.h"
+
 namespace hlwq {
 namespace {
 
@@ -29,7 +31,8 @@ uint64_t widest_mlp(const ModelSpec& spec) {
 
 uint64_t Workspace::bytes(const ModelSpec& spec, uint64_t tokens) {
   return tokens * sizeof(float) *
-         (3 * spec.hidden + 2 * widest_q(spec) + 2 * widest_kv(spec) + 2 * widest_mlp(spec));
+             (3 * spec.hidden + 2 * widest_q(spec) + 2 * widest_kv(spec) + 2 * widest_mlp(spec)) +
+         ExpertScratch::bytes(spec, tokens) + PerLayerScratch::bytes(spec, tokens);
 }
 
 void Workspace::reserve(const ModelSpec& spec, uint64_t tokens) {
@@ -40,16 +43,13 @@ void Workspace::reserve(const ModelSpec& spec, uint64_t tokens) {
   for (auto* b : {&q, &attended}) grow(*b, widest_q(spec));
   for (auto* b : {&k, &v}) grow(*b, widest_kv(spec));
   for (auto* b : {&gate, &up}) grow(*b, widest_mlp(spec));
+  experts.reserve(spec, tokens);
+  per_layer.reserve(spec, tokens);
   ropes.resize(spec.ropes.size());
 }
 
 Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move(spec)) {
   const uint64_t hidden = spec_.hidden;
-  if (spec_.experts)
-    throw Error(ErrorCode::kUnsupported, "config.json: experts (enable_moe_block) are not supported yet");
-  if (spec_.per_layer_width)
-    throw Error(ErrorCode::kUnsupported,
-                "config.json: per-layer embeddings (hidden_size_per_layer_input) are not supported yet");
   // Text models saved alone, inside a multimodal one, or by older tools differ only in the prefix.
   for (const char* prefix : {"model.language_model.", "language_model.model.", "model."})
     if (!weights.contains(spec_.prefix + "embed_tokens.weight") &&
@@ -64,6 +64,7 @@ Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move
     throw Error(ErrorCode::kNotFound,
                 "lm_head.weight is missing, and config.json says that it is not tied to the embedding");
   final_norm_ = weights.vector(spec_.prefix + "norm.weight", hidden, spec_.norm_offset);
+  if (spec_.per_layer_width) per_layer_.emplace(spec_, weights);
   for (uint64_t i = 0; i < spec_.layers.size(); ++i) {
     const LayerSpec& l = spec_.layers[i];
     const std::string base = spec_.prefix + "layers." + std::to_string(i) + ".";
@@ -103,6 +104,7 @@ Transformer::Transformer(ModelSpec spec, WeightStore& weights) : spec_(std::move
       w.q_norm = norm("self_attn.q_norm", l.head_dim);
       if (own_kv) w.k_norm = norm("self_attn.k_norm", l.head_dim);
     }
+    if (spec_.experts) w.experts.emplace(spec_, weights, base);
     if (spec_.layer_scalar) w.scalar = weights.vector(base + "layer_scalar", 1)[0];
     layers_.push_back(std::move(w));
   }
@@ -168,8 +170,7 @@ void Transformer::mlp_block(const Compute& compute, uint64_t layer, uint64_t tok
     add_bias(w.gate_bias.data(), tokens, inner, ws.gate.data());
     add_bias(w.up_bias.data(), tokens, inner, ws.up.data());
   }
-  const auto& vector = compute.kernels->vector;
-  const auto activate = spec_.activation == Activation::kSilu ? vector.silu_mul : vector.gelu_tanh_mul;
+  const GatedActivation activate = gated_activation(compute.kernels->vector, spec_.activation);
   compute.pool->parallel_for(tokens * inner, 8192, [&](size_t begin, size_t end, int) {
     activate(ws.gate.data() + begin, ws.up.data() + begin, ws.gate.data() + begin, end - begin);
   });
@@ -177,6 +178,8 @@ void Transformer::mlp_block(const Compute& compute, uint64_t layer, uint64_t tok
   const LinearTask down{w.down, ws.projected.data()};
   linear(compute, gated, {&down, 1});
   if (spec_.mlp_bias) add_bias(w.down_bias.data(), tokens, hidden, ws.projected.data());
+  if (w.experts)
+    w.experts->mix(compute, spec_, ws.x.data(), tokens, ws.normed.data(), ws.projected.data(), ws.experts);
   if (spec_.sandwich_norms)
     rms_norm(compute, ws.projected.data(), tokens, hidden, w.post_mlp_norm.data(), spec_.norm_eps,
              ws.projected.data());
@@ -203,9 +206,14 @@ std::span<const float> Transformer::forward(const Compute& compute, KvCache& cac
   ws.reserve(spec_, tokens);
   for (uint64_t r = 0; r < spec_.ropes.size(); ++r)
     ws.ropes[r].fill(cache.length(), tokens, spec_.ropes[r].inv_freq, spec_.ropes[r].scale);
+  // What stands for an image is no text: it counts as padding wherever ids are looked up.
+  ws.text_ids.assign(ids.begin(), ids.end());
+  std::replace(ws.text_ids.begin(), ws.text_ids.end(), spec_.image_token, spec_.pad_token);
+  for (const ImageRun& image : images)
+    std::fill_n(ws.text_ids.begin() + static_cast<std::ptrdiff_t>(image.begin), image.count, spec_.pad_token);
   for (uint64_t t = 0; t < tokens; ++t) {
     float* row = ws.x.data() + t * hidden;
-    weight_row(embedding_, static_cast<uint64_t>(ids[t]), row);
+    weight_row(embedding_, static_cast<uint64_t>(ws.text_ids[t]), row);
     if (spec_.embed_scale != 1)
       for (uint64_t i = 0; i < hidden; ++i) row[i] *= spec_.embed_scale;
   }
@@ -218,9 +226,12 @@ std::span<const float> Transformer::forward(const Compute& compute, KvCache& cac
       std::fill_n(ws.key_end.begin() + static_cast<std::ptrdiff_t>(image.begin), image.count,
                   cache.length() + image.begin + image.count);
   }
+  if (per_layer_) per_layer_->prepare(compute, spec_, ws.text_ids, ws.x.data(), ws.per_layer);
   for (uint64_t i = 0; i < layers_.size(); ++i) {
     attention_block(compute, cache, i, tokens, ws);
     mlp_block(compute, i, tokens, ws);
+    if (per_layer_)
+      per_layer_->add(compute, spec_, i, tokens, ws.x.data(), ws.projected.data(), ws.per_layer);
     if (layers_[i].scalar != 1)
       for (uint64_t j = 0; j < tokens * hidden; ++j) ws.x[j] *= layers_[i].scalar;
   }

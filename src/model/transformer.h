@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "model/experts.h"
 #include "model/kv_cache.h"
+#include "model/per_layer.h"
 #include "model/spec.h"
 #include "model/weights.h"
 #include "ops/attention.h"
@@ -25,7 +28,10 @@ struct Workspace {
   std::vector<float> x, normed, q, k, v, attended, projected, gate, up;
   std::vector<RopeTable> ropes;
   std::vector<uint64_t> key_end;
+  std::vector<int32_t> text_ids;
   AttentionScratch attention;
+  ExpertScratch experts;
+  PerLayerScratch per_layer;
   /// Bytes that a chunk of `tokens` needs (attention tiles apart).
   static uint64_t bytes(const ModelSpec& spec, uint64_t tokens);
   void reserve(const ModelSpec& spec, uint64_t tokens);
@@ -55,6 +61,7 @@ class Transformer {
     Weight q, k, v, o, gate, up, down;
     std::vector<float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
     std::vector<float> input_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
+    std::optional<Experts> experts;
     float scalar = 1;
   };
   void attention_block(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens,
@@ -65,6 +72,7 @@ class Transformer {
   Weight embedding_, lm_head_;
   std::vector<float> final_norm_;
   std::vector<Layer> layers_;
+  std::optional<PerLayerEmbeddings> per_layer_;
 };
 
 }  // namespace hlwq

@@ -1,13 +1,31 @@
 #include "model/weights.h"
 
+#include <algorithm>
+#include <span>
+
 #include "io/model_source.h"
 #include "quant/hlwq_checkpoint.h"
 
 namespace hlwq {
 namespace {
 
-std::string shape_text(uint64_t rows, uint64_t cols) {
-  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+std::string shape_text(std::span<const uint64_t> shape) {
+  std::string text;
+  for (uint64_t d : shape) text += (text.empty() ? "[" : ", ") + std::to_string(d);
+  return text.empty() ? "[]" : text + "]";
+}
+
+void expect_shape(const std::string& name, std::span<const uint64_t> is, std::span<const uint64_t> expected) {
+  if (!std::equal(is.begin(), is.end(), expected.begin(), expected.end()))
+    throw Error(ErrorCode::kInvalidFile,
+                name + " has shape " + shape_text(is) + ", the config says " + shape_text(expected));
+}
+
+const Tensor& real_numbers(const Tensor& t) {
+  if (!info(t.dtype).is_float)
+    throw Error(ErrorCode::kInvalidFile, t.name + " is " + std::string(info(t.dtype).name) +
+                                             ", which is not a matrix of real numbers");
+  return t;
 }
 
 }  // namespace
@@ -24,37 +42,66 @@ bool WeightStore::contains(const std::string& name) const {
   return source_.tensors->find(name) || (checkpoint_ && checkpoint_->contains(name));
 }
 
+void WeightStore::use_hlwq(const StoredMatrix& stored, const std::string& name) {
+  const HlwqFormat& f = stored.format;
+  used_.push_back({name, stored.rows, stored.cols,
+                   stored.rows * (f.row_bytes(stored.cols) + 2 * f.row_blocks(stored.cols)),
+                   "Q" + std::to_string(f.bits)});
+}
+
+Weight WeightStore::hlwq_rows(const StoredMatrix& stored, uint64_t first, uint64_t rows) {
+  const HlwqFormat& f = stored.format;
+  const Codebook& codebook = checkpoint_->codebook(f.bits, f.lags);
+  auto& tables = tables_[{f.bits, f.lags}];
+  if (!tables) tables = std::make_unique<LookupTables>(make_lookup_tables(codebook));
+  HlwqMatrix& m = matrices_.emplace_back();
+  m.format = f;
+  m.rows = rows;
+  m.cols = stored.cols;
+  m.codes = stored.codes + first * f.row_bytes(stored.cols);
+  m.norms = stored.norms + first * f.row_blocks(stored.cols);
+  m.tables = tables.get();
+  m.codebook = &codebook;
+  return {.hlwq = &m};
+}
+
 Weight WeightStore::matrix(const std::string& name, uint64_t rows, uint64_t cols) {
-  const auto check = [&](uint64_t r, uint64_t c) {
-    if (r != rows || c != cols)
-      throw Error(ErrorCode::kInvalidFile,
-                  name + " has shape " + shape_text(r, c) + ", the config says " + shape_text(rows, cols));
-  };
-  if (checkpoint_) {
+  const std::array<uint64_t, 2> shape = {rows, cols};
+  if (checkpoint_)
     if (const auto stored = checkpoint_->find(name)) {
-      check(stored->rows, stored->cols);
-      const Codebook& codebook = checkpoint_->codebook(stored->format.bits, stored->format.lags);
-      auto& tables = tables_[{stored->format.bits, stored->format.lags}];
-      if (!tables) tables = std::make_unique<LookupTables>(make_lookup_tables(codebook));
-      HlwqMatrix& m = matrices_.emplace_back();
-      m.format = stored->format;
-      m.rows = rows;
-      m.cols = cols;
-      m.codes = stored->codes;
-      m.norms = stored->norms;
-      m.tables = tables.get();
-      m.codebook = &codebook;
-      const uint64_t bytes = rows * (m.format.row_bytes(cols) + 2 * m.format.row_blocks(cols));
-      used_.push_back({name, rows, cols, bytes, "Q" + std::to_string(m.format.bits)});
-      return {.hlwq = &m};
+      expect_shape(name, stored->shape, shape);
+      use_hlwq(*stored, name);
+      return hlwq_rows(*stored, 0, rows);
     }
-  }
-  const Tensor& t = source_.tensors->at(name);
-  if (t.shape.size() != 2 || !info(t.dtype).is_float)
-    throw Error(ErrorCode::kInvalidFile, name + " is not a matrix of real numbers");
-  check(t.rows(), t.cols());
+  const Tensor& t = real_numbers(source_.tensors->at(name));
+  expect_shape(name, t.shape, shape);
   used_.push_back({name, rows, cols, t.data.size(), std::string(info(t.dtype).name)});
   return {.dense = &t};
+}
+
+std::vector<Weight> WeightStore::stacked(const std::string& name, const std::array<uint64_t, 3>& shape,
+                                         uint64_t rows_each) {
+  // Both kinds of tensor have been checked against their files, so once the shapes agree nothing overflows.
+  const auto parts = [&](auto&& one) {
+    std::vector<Weight> all;
+    for (uint64_t first = 0; first < shape[0] * shape[1]; first += rows_each) all.push_back(one(first));
+    return all;
+  };
+  if (checkpoint_)
+    if (const auto stored = checkpoint_->find(name)) {
+      expect_shape(name, stored->shape, shape);
+      use_hlwq(*stored, name);
+      return parts([&](uint64_t first) { return hlwq_rows(*stored, first, rows_each); });
+    }
+  const Tensor& t = real_numbers(source_.tensors->at(name));
+  expect_shape(name, t.shape, shape);
+  used_.push_back({name, t.rows(), t.cols(), t.data.size(), std::string(info(t.dtype).name)});
+  return parts([&](uint64_t first) {
+    Tensor& view = views_.emplace_back(t);
+    view.shape = {rows_each, t.cols()};
+    view.data = t.data.subspan(first * t.row_bytes(), rows_each * t.row_bytes());
+    return Weight{.dense = &view};
+  });
 }
 
 std::vector<float> WeightStore::vector(const std::string& name, uint64_t n, float offset) const {

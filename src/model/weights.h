@@ -1,6 +1,7 @@
 // A model's weights by name, quantised or not, with shapes checked once at load.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@ namespace hlwq {
 
 struct ModelSource;
 class HlwqCheckpoint;
+struct StoredMatrix;
 
 /// Owns what Weight pointers refer to besides the mapped files; lives as long as the model.
 class WeightStore {
@@ -25,6 +27,10 @@ class WeightStore {
 
   /// A matrix [rows, cols]. Throws Error(kNotFound | kInvalidFile) naming it and both shapes.
   Weight matrix(const std::string& name, uint64_t rows, uint64_t cols);
+  /// A stack of matrices, shape [n, rows, cols], cut into matrices of `rows_each` rows, a divisor of `rows`:
+  /// n * rows / rows_each views of the one tensor. Throws as matrix() does.
+  std::vector<Weight> stacked(const std::string& name, const std::array<uint64_t, 3>& shape,
+                              uint64_t rows_each);
   /// A float vector of n values, plus `offset`.
   std::vector<float> vector(const std::string& name, uint64_t n, float offset = 0) const;
   bool contains(const std::string& name) const;
@@ -40,7 +46,12 @@ class WeightStore {
  private:
   const ModelSource& source_;
   std::unique_ptr<HlwqCheckpoint> checkpoint_;
+  void use_hlwq(const StoredMatrix& stored, const std::string& name);
+  /// Rows first .. first + rows of a quantised matrix, where they lie.
+  Weight hlwq_rows(const StoredMatrix& stored, uint64_t first, uint64_t rows);
+
   std::deque<HlwqMatrix> matrices_;
+  std::deque<Tensor> views_;  // parts of stacked tensors
   std::map<std::pair<int, int>, std::unique_ptr<LookupTables>> tables_;
   std::vector<Use> used_;
 };

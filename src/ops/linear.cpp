@@ -63,7 +63,7 @@ uint64_t weight_bytes_per_row(const Weight& w) {
 
 /// One matrix of a call, and where its chunks start in the common count.
 struct Part {
-  LinearTask task;
+  LinearJob job;
   const QuantizedActivations* activations;  // null for dense weights
   uint64_t chunk_rows, first_chunk;
 };
@@ -88,15 +88,23 @@ const QuantizedActivations& LinearInput::quantized(const Compute& compute, int b
 }
 
 void linear(const Compute& compute, LinearInput& input, std::span<const LinearTask> tasks) {
-  if (input.tokens() == 0) return;
+  std::vector<LinearJob> jobs;
+  jobs.reserve(tasks.size());
+  for (const LinearTask& task : tasks) jobs.push_back({&input, task.weight, task.y});
+  linear(compute, jobs);
+}
+
+void linear(const Compute& compute, std::span<const LinearJob> jobs) {
   const uint64_t threads = compute.pool->threads();
   std::vector<Part> parts;
-  parts.reserve(tasks.size());
+  parts.reserve(jobs.size());
   uint64_t all_rows = 0, chunks = 0;
-  for (const LinearTask& task : tasks) all_rows += task.weight.rows();
+  for (const LinearJob& job : jobs) all_rows += job.weight.rows();
   const uint64_t share = ceil_div(all_rows, threads * kChunksPerThread);
-  for (const LinearTask& task : tasks) {
-    const Weight& w = task.weight;
+  for (const LinearJob& job : jobs) {
+    const Weight& w = job.weight;
+    LinearInput& input = *job.input;
+    if (input.tokens() == 0) continue;
     if (w.cols() != input.cols())
       throw Error(ErrorCode::kInvalidArgument,
                   "linear: " + (w.dense ? "weight " + w.dense->name : std::string("an HLWQ weight")) +
@@ -110,7 +118,7 @@ void linear(const Compute& compute, LinearInput& input, std::span<const LinearTa
         input.tokens() > 8 ? kRowGranule : kChunkBytes / std::max<uint64_t>(weight_bytes_per_row(w), 1);
     const uint64_t chunk_rows =
         ceil_div(std::max<uint64_t>(1, std::min(share, cache_rows)), kRowGranule) * kRowGranule;
-    parts.push_back({task, a, chunk_rows, chunks});
+    parts.push_back({job, a, chunk_rows, chunks});
     chunks += ceil_div(w.rows(), chunk_rows);
   }
 
@@ -120,13 +128,13 @@ void linear(const Compute& compute, LinearInput& input, std::span<const LinearTa
       const auto after = std::upper_bound(parts.begin(), parts.end(), chunk,
                                           [](uint64_t c, const Part& part) { return c < part.first_chunk; });
       const Part& part = *(after - 1);
-      const Weight& w = part.task.weight;
+      const Weight& w = part.job.weight;
       const uint64_t r0 = (chunk - part.first_chunk) * part.chunk_rows,
                      r1 = std::min(r0 + part.chunk_rows, w.rows());
       if (w.hlwq)
-        compute.kernels->linear.hlwq_rows(*w.hlwq, *part.activations, r0, r1, part.task.y, w.rows());
+        compute.kernels->linear.hlwq_rows(*w.hlwq, *part.activations, r0, r1, part.job.y, w.rows());
       else
-        dense_rows(compute.kernels->vector, *w.dense, input, r0, r1, part.task.y, scratch[thread]);
+        dense_rows(compute.kernels->vector, *w.dense, *part.job.input, r0, r1, part.job.y, scratch[thread]);
     }
   });
 }

@@ -52,6 +52,15 @@ struct LinearTask {
 /// Throws Error(kInvalidArgument) when a weight's cols differ from the input's.
 void linear(const Compute& compute, LinearInput& input, std::span<const LinearTask> tasks);
 
+/// One product of a call over several inputs: y = x W^T.
+struct LinearJob {
+  LinearInput* input;
+  Weight weight;
+  float* y;  ///< [input->tokens(), weight.rows()]
+};
+/// The same for matrices that each have an input of their own (experts), as one parallel loop.
+void linear(const Compute& compute, std::span<const LinearJob> jobs);
+
 /// Decodes row r of a weight to cols floats (embeddings).
 void weight_row(const Weight& weight, uint64_t r, float* out);
 

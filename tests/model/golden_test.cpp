@@ -100,7 +100,10 @@ TEST_P(GoldenModel, GreedyContinuationEqualsTransformers) {
 
 // BF16 rounds keys and values by at most 2^-9 of each value, an RMS of about 2^-9 / sqrt(3) = 0.1 %.
 // Attention sharpens what it does to scores (these random models score up to about +-30), so a few percent of
-// the logits' own spread of about 1.5 is what may be left; the error must be there at all.
+// the logits' own spread of about 1.5 is what may be left; the error must be there at all. Where experts are
+// chosen, rounding may choose others (of 8 with scores of spread 2, a few percent of it change one token in
+// ten at each of five layers), and attention passes that on; what is left must still be far from the sqrt(2)
+// of unrelated logits.
 TEST_P(GoldenModel, Bf16CacheIsAPerturbation) {
   Runner run(GetParam());
   const Golden g = read_goldens(GetParam()).back();
@@ -111,13 +114,13 @@ TEST_P(GoldenModel, Bf16CacheIsAPerturbation) {
     spread += exact[i] * exact[i];
   }
   EXPECT_GT(error, 0);
-  EXPECT_LT(std::sqrt(error / spread), 0.05);
+  EXPECT_LT(std::sqrt(error / spread), run.model->spec().experts ? 0.5 : 0.05);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenModel,
                          ::testing::Values("llama_tied", "llama_untied_bias", "llama3_rope",
                                            "llama_linear_rope", "gemma3", "gemma3_scaled", "gemma4",
-                                           "gemma4_separate_v", "gemma4_untied"),
+                                           "gemma4_separate_v", "gemma4_untied", "gemma4_moe", "gemma4_e2b"),
                          [](const auto& i) { return std::string(i.param); });
 
 TEST(Nano, LogitsAndHiddenStatesEqualTransformers) {
@@ -176,6 +179,23 @@ TEST(Nano, GreedyContinuationsEqualTransformers) {
         break;
       }
       feed = {best};
+    }
+  }
+}
+
+TEST(Transformer, WorkspaceIsWhatThePlanSays) {
+  for (const char* name : {"llama_tied", "gemma4_moe", "gemma4_e2b"}) {
+    const Runner run(name);
+    for (const uint64_t tokens : {uint64_t{1}, uint64_t{7}, uint64_t{40}, uint64_t{300}}) {
+      Workspace ws;
+      ws.reserve(run.model->spec(), tokens);
+      uint64_t bytes = 0;
+      const auto add = [&](const auto&... buffers) { ((bytes += buffers.size() * sizeof(buffers[0])), ...); };
+      add(ws.x, ws.normed, ws.q, ws.k, ws.v, ws.attended, ws.projected, ws.gate, ws.up);
+      const ExpertScratch& e = ws.experts;
+      add(e.scores, e.weights, e.chosen, e.order, e.begin, e.input, e.output, e.gate, e.up, e.sum);
+      add(ws.per_layer.values, ws.per_layer.gate);
+      EXPECT_EQ(bytes, Workspace::bytes(run.model->spec(), tokens)) << name << " " << tokens;
     }
   }
 }
