@@ -31,8 +31,8 @@ void read_experts(const ConfigReader& c, ModelSpec& spec) {
   spec.expert_intermediate = c.integer("moe_intermediate_size", -1, 2, 1 << 22);
 }
 
-void read_per_layer_embeddings(const ConfigReader& c, ModelSpec& spec) {
-  spec.per_layer_width = c.integer("hidden_size_per_layer_input", is_unified(c.json()) ? 0 : 256, 0, 1 << 20);
+void read_per_layer_embeddings(const ConfigReader& c, bool unified, ModelSpec& spec) {
+  spec.per_layer_width = c.integer("hidden_size_per_layer_input", unified ? 0 : 256, 0, 1 << 20);
   if (!spec.per_layer_width) return;
   spec.per_layer_vocab = c.integer("vocab_size_per_layer_input", 262144, 1, 1 << 26);
   if (static_cast<uint64_t>(spec.pad_token) >= spec.per_layer_vocab)
@@ -80,12 +80,13 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
   const ConfigReader c(text);
   ModelSpec spec;
   read_common(c, spec);
+  const bool unified = is_unified(config);
   spec.family = "gemma4";
   spec.prefix = nested ? "model.language_model." : "model.";
   read_experts(c, spec);
   spec.pad_token = static_cast<int32_t>(c.integer("pad_token_id", 0, 0, spec.vocab - 1));
-  read_per_layer_embeddings(c, spec);
-  if (!is_unified(config)) read_image_tokens(config, spec);
+  read_per_layer_embeddings(c, unified, spec);
+  if (!unified) read_image_tokens(config, spec);
   const std::string act = c.text("hidden_activation", "gelu_pytorch_tanh");
   if (act != "gelu_pytorch_tanh")
     throw Error(ErrorCode::kUnsupported,
@@ -111,7 +112,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
       c.integer("global_head_dim", exceptions ? static_cast<int64_t>(head_dim) : 512, 2, 4096);
   const uint64_t full_kv_heads =
       c.integer("num_global_key_value_heads", static_cast<int64_t>(kv_heads), 1, spec.heads);
-  const uint64_t window = c.integer("sliding_window", 512, 1, 1ull << 31);
+  const uint64_t window = c.integer("sliding_window", unified ? 1024 : 512, 1, 1ull << 31);
   const bool k_eq_v = c.boolean("attention_k_eq_v", false);
   const uint64_t shared = c.integer("num_kv_shared_layers", 0, 0, spec.layers.size() - 1);
   const bool double_wide = c.boolean("use_double_wide_mlp", false);
@@ -144,7 +145,7 @@ ModelSpec gemma4_spec(const OrderedJson& config) {
     l.rope = known;
   }
   share_keys_and_values(shared, sliding, spec);
-  if (!is_unified(config)) read_gemma4_vision(config, spec);
+  if (!unified) read_gemma4_vision(config, spec);
   return spec;
 }
 
