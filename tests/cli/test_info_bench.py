@@ -22,7 +22,7 @@ def test_info_keys_and_sums(llama):
     assert sum(f["bytes"] for f in facts["formats"]) <= facts["weight_bytes"]
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "gemma3", "gemma4"])
+@pytest.mark.parametrize("name", ["llama_tied", "gemma3", "gemma4", "gemma4_e2b", "gemma4_moe"])
 @pytest.mark.parametrize("kv", ["bf16", "f32"])
 def test_the_plan_is_what_a_session_allocates(name, kv):
     (plan,) = hlwq_json("info", asset(name), "--ctx", 300, "--kv", kv)["memory"]

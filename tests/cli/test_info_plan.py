@@ -73,7 +73,7 @@ def test_the_text_is_a_page_wide(gemma_31b):
     assert len(row) == len(head)
 
 
-@pytest.mark.parametrize("name", ["gemma4-nano", "gemma4_mm_dense", "llama_untied_bias"])
+@pytest.mark.parametrize("name", ["gemma4-nano", "gemma4_mm_moe", "gemma4_mm_e2b", "llama_untied_bias"])
 @pytest.mark.parametrize("policy", ["default", "q3", "published"])
 def test_predicted_is_what_quantize_writes(name, policy, tmp_path):
     model, out = asset(name), tmp_path / "out"
