@@ -1,5 +1,6 @@
 // hlwq info: what a model is, how big it is, what memory it needs and where it fits.
 #include <algorithm>
+#include <utility>
 
 #include "common.h"
 #include "info_report.h"
@@ -94,10 +95,15 @@ class Info : public Command {
     if (!policy && !source.tensors) r.facts = model_facts(r.spec, planner.stored());
   }
 
-  /// The cache as asked for; without a wish the usual ones beside each other.
+  /// The cache as asked for; where that is plain BF16, the presets of fewer bits beside it.
   std::vector<KvChoice> kv_choices() const {
-    if (kv_.kv == "f32") return {{"F32", KvSettings::f32()}};
-    return {{"BF16", KvSettings::bf16()}, {"Q4", KvSettings::preset(4)}, {"Q3", KvSettings::preset(3)}};
+    const KvSettings asked = kv_.kv_settings();
+    std::string label = "as asked";
+    for (const auto& [bits, name] : {std::pair{32, "F32"}, {16, "BF16"}, {4, "Q4"}, {3, "Q3"}, {2, "Q2"}})
+      if (asked.share == KvShare::kAuto && describe(asked) == describe(KvSettings::preset(bits)))
+        label = name;
+    if (label != "BF16") return {{label, asked}};
+    return {{label, asked}, {"Q4", KvSettings::preset(4)}, {"Q3", KvSettings::preset(3)}};
   }
 
   void plan_contexts(InfoReport& r) const {
