@@ -1,6 +1,7 @@
 // hlwq chat: a conversation in the terminal.
 #include <iostream>
 
+#include "answer.h"
 #include "base/file.h"
 #include "common.h"
 #include "engine/generate.h"
@@ -15,6 +16,7 @@ constexpr const char* kHelp =
     "/reset        forget the conversation (the system message stays)\n"
     "/save FILE    write the conversation as JSON messages\n"
     "/load FILE    go on with a saved conversation\n"
+    "/tool RESULT  the result of the tool call that the model waits for\n"
     "/stats        tokens, speeds and memory\n"
     "/exit         leave (so does Ctrl-D)\n"
     "Ctrl-C stops an answer; twice at the prompt it leaves.\n"
@@ -39,6 +41,7 @@ class Chat : public Command {
     args.option("-n,--max-tokens", max_tokens_, "N", "Tokens per answer at most");
     sampling_.declare(args);
     template_.declare(args);
+    answer_.declare(args);
     context_.declare(args);
     engine_.declare(args);
   }
@@ -54,6 +57,7 @@ class Chat : public Command {
     generate_.cancelled = &interrupted();
     if (!model->chat_template())
       throw Error(ErrorCode::kUnsupported, model_ + " has no chat template; use 'hlwq run --raw'");
+    answer_.apply(*model, template_.options(), generate_);
     Session session(model, engine, context_.options());
     reset();
     if (!load_.empty()) messages_ = read_messages(load_);
@@ -102,38 +106,68 @@ class Chat : public Command {
   }
 
   void answer(Session& session, const std::string& text) {
-    messages_.push_back(chat_message("user", text));
+    if (const auto calls = waiting_calls(messages_); !calls.empty())
+      throw Error(ErrorCode::kInvalidArgument,
+                  "the model waits for the result of " + calls.front().name + ": /tool RESULT, or /reset");
+    respond(session, chat_message("user", text));
+  }
+
+  /// /tool: answers the first call without a result; after the last one the model goes on.
+  void give_result(Session& session, const std::string& result) {
+    const auto calls = waiting_calls(messages_);
+    if (calls.empty()) return show("no tool call waits for a result\n");
+    const OrderedJson message = tool_message(calls.front().id, calls.front().name, result);
+    if (calls.size() == 1) return respond(session, message);
+    messages_.push_back(message);
+    ask_for_result();
+  }
+
+  void ask_for_result() const {
+    if (const auto calls = waiting_calls(messages_); !calls.empty())
+      show("(/tool RESULT gives the result of " + calls.front().name + ")\n");
+  }
+
+  /// Adds `message` and the model's answer. Without any answer the message goes too: templates want turns to
+  /// alternate.
+  void respond(Session& session, const OrderedJson& message) {
+    const size_t before = messages_.size();
+    messages_.push_back(message);
     ProgressLine line("reading the conversation", ProgressLine::Unit::kCount, 1);
     generate_.prefill = line.progress();
+    AnswerPrinter printer(line, answer_.hide_thinking);
+    printer.attach(generate_);
     std::string partial;
-    const auto keep_partial =
-        [&] {  // without any answer the question goes too: templates want turns to alternate
-          if (partial.empty())
-            messages_.erase(messages_.size() - 1);
-          else
-            messages_.push_back(chat_message("assistant", partial));
-        };
+    const auto forget_question = [&] {
+      messages_.erase(messages_.begin() + static_cast<std::ptrdiff_t>(before), messages_.end());
+    };
     try {
       const std::vector<int32_t> prompt = chat_ids(session.model(), messages_, template_.options());
       const GenerateResult result = generate(session, prompt, generate_, [&](const std::string& piece) {
-        line.clear();
-        show(piece);
+        printer.text(piece);
         partial += piece;
       });
-      line.clear();
       last_ = result.timing;
       ++generate_.sampling.seed;  // the same question twice need not get the same answer
       const bool cancelled = result.finish_reason == "cancelled";
-      show(cancelled ? " [stopped]\n" : result.finish_reason == "length" ? " [cut: length]\n" : "\n");
-      if (cancelled)
-        keep_partial();
+      printer.end(cancelled ? " [stopped]" : result.finish_reason == "length" ? " [cut: length]" : "");
+      warn_about(result);
+      const bool nothing = result.text.empty() && result.thinking.empty() && result.tool_calls.empty();
+      if (cancelled && nothing)
+        forget_question();
       else
-        messages_.push_back(chat_message("assistant", result.text));
+        messages_.push_back(assistant_message(result));
+      ask_for_result();
     } catch (const Error& e) {
       line.clear();
-      keep_partial();
+      if (e.code() == ErrorCode::kCancelled)
+        printer.end("[stopped]");
+      else if (!partial.empty())
+        printer.end();
+      if (partial.empty())
+        forget_question();
+      else
+        messages_.push_back(chat_message("assistant", partial));
       if (e.code() != ErrorCode::kCancelled) throw;
-      show("[stopped]\n");
     }
   }
 
@@ -150,6 +184,8 @@ class Chat : public Command {
     } else if (name == "/reset") {
       reset();
       show("(forgotten)\n");
+    } else if (name == "/tool") {
+      give_result(session, argument);
     } else if (name == "/stats") {
       stats(session);
     } else if ((name == "/save" || name == "/load") && argument.empty()) {
@@ -162,6 +198,7 @@ class Chat : public Command {
     } else if (name == "/load") {
       messages_ = read_messages(argument);
       show("(" + std::to_string(messages_.size()) + " messages)\n");
+      ask_for_result();
     } else {
       show("unknown command " + name + "; /help lists them, // sends a message that starts with /\n");
     }
@@ -190,6 +227,7 @@ class Chat : public Command {
   std::optional<int64_t> max_tokens_;
   SamplingArgs sampling_;
   TemplateArgs template_;
+  AnswerArgs answer_;
   ContextArgs context_;
   EngineArgs engine_;
 

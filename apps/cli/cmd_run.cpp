@@ -1,4 +1,5 @@
 // hlwq run: one completion, streamed.
+#include "answer.h"
 #include "common.h"
 #include "engine/generate.h"
 #include "terminal.h"
@@ -24,13 +25,16 @@ class Run : public Command {
     return "  hlwq run SmolLM2-Q5 -p 'Why is the sky blue?'\n"
            "  hlwq run SmolLM2-Q5 --raw -p 'Once upon a time' -n 100 --temp 0.8 --seed 1\n"
            "  git diff | hlwq run SmolLM2-Q5 -s 'Summarise this change.' -p -\n"
-           "  hlwq run SmolLM2-Q5 --ids 1,4093,198 -n 8 --greedy --logprobs 5 --json";
+           "  hlwq run SmolLM2-Q5 --ids 1,4093,198 -n 8 --greedy --logprobs 5 --json\n"
+           "  hlwq run SmolLM2-Q5 --messages chat.json --tools tools.json --json";
   }
 
   void declare(Args& args) override {
     args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
     args.option("-p,--prompt", prompt_, "TEXT", "The prompt; '-' reads standard input");
     args.option("-f,--file", file_, "FILE", "The prompt from a file");
+    args.option("--messages", messages_, "FILE",
+                "A whole conversation: JSON list of messages (system, user, assistant, tool); '-': stdin");
     args.option("--ids", ids_, "1,2,3", "The prompt as token ids, fed as they are");
     args.option("-s,--system", system_, "TEXT", "System message");
     args.flag("--raw", raw_, "Feed the text as it is, without the chat template");
@@ -42,6 +46,7 @@ class Run : public Command {
     args.flag("--json", json_, "Print the result as JSON, without streaming");
     sampling_.declare(args);
     template_.declare(args);
+    answer_.declare(args);
     context_.declare(args);
     engine_.declare(args);
   }
@@ -58,23 +63,23 @@ class Run : public Command {
     options.logprobs = static_cast<int>(logprobs_.value_or(-1));
     options.cancelled = &interrupted();
     const std::vector<int32_t> prompt = prompt_ids(*model);
+    if (templated_) answer_.apply(*model, template_.options(), options);
     Session session(model, engine, context_.options());
 
     ProgressLine line("reading the prompt", ProgressLine::Unit::kCount, 1);
     options.prefill = line.progress();
-    std::string shown;
+    AnswerPrinter printer(line, answer_.hide_thinking);
+    if (!json_) printer.attach(options);
     const GenerateResult result = generate(session, prompt, options, [&](const std::string& text) {
-      if (json_) return;
-      line.clear();
-      show(text);
-      shown = text;
+      if (!json_) printer.text(text);
     });
     line.clear();
     if (json_) {
       print_json(to_json(result, prompt, options, session, engine));
     } else {
-      if (!model->has_tokenizer()) show(ids_text(result.ids));
-      if (shown.empty() || shown.back() != '\n') show("\n");
+      if (!model->has_tokenizer()) printer.text(ids_text(result.ids));
+      printer.end();
+      warn_about(result);
       if (logprobs_) show(logprobs_table(*model, result));
     }
     if (stats_) print_stats(result.timing);
@@ -84,10 +89,16 @@ class Run : public Command {
 
  private:
   void check_arguments() const {
-    const int sources = prompt_.has_value() + file_.has_value() + ids_.has_value();
-    if (sources != 1) throw UsageError("run needs exactly one of -p TEXT, -f FILE and --ids IDS");
-    if (system_ && (raw_ || ids_))
-      throw UsageError("--system needs the chat template; it does not go with --raw or --ids");
+    const int sources = prompt_.has_value() + file_.has_value() + ids_.has_value() + messages_.has_value();
+    if (sources != 1)
+      throw UsageError("run needs exactly one of -p TEXT, -f FILE, --messages FILE and --ids IDS");
+    const bool chat_only = system_ || messages_ || !template_.thinking.empty() || answer_.thinking_budget;
+    if (chat_only && (raw_ || ids_))
+      throw UsageError(
+          "--system, --messages, --thinking and --thinking-budget need the chat template; they do not "
+          "go with --raw or --ids");
+    if (system_ && messages_)
+      throw UsageError("--system goes with -p and -f; --messages has its own system message");
     if (special_ && !raw_) throw UsageError("--special goes with --raw");
     if (max_tokens_ && *max_tokens_ < 0) throw UsageError("-n must not be negative");
     if (logprobs_ && (*logprobs_ < 0 || *logprobs_ > 1000))
@@ -95,13 +106,19 @@ class Run : public Command {
   }
 
   /// A model without a chat template continues the text, as with --raw; a system message then has no place.
-  std::vector<int32_t> prompt_ids(const Model& model) const {
+  std::vector<int32_t> prompt_ids(const Model& model) {
+    if (messages_) return template_ids(model, read_messages(*messages_));
     if (ids_) return parse_ids(*ids_);
     const std::string text = file_ ? read_text(*file_) : *prompt_ == "-" ? read_text("-") : *prompt_;
     if (raw_ || (!model.chat_template() && !system_)) return model.tokenizer().encode(text, true, special_);
     OrderedJson messages = OrderedJson::array();
     if (system_) messages.push_back(chat_message("system", *system_));
     messages.push_back(chat_message("user", text));
+    return template_ids(model, messages);
+  }
+
+  std::vector<int32_t> template_ids(const Model& model, const OrderedJson& messages) {
+    templated_ = true;
     return chat_ids(model, messages, template_.options());
   }
 
@@ -110,7 +127,14 @@ class Run : public Command {
     return {{"prompt_ids", prompt},
             {"ids", r.ids},
             {"text", r.text},
+            {"thinking", r.thinking},
+            {"tool_calls", tool_calls_json(r.tool_calls)},
+            {"message", assistant_message(r)},
             {"finish_reason", r.finish_reason},
+            {"thinking_tokens", r.thinking_tokens},
+            {"thinking_cut", r.thinking_cut},
+            {"cut_call", r.cut_call},
+            {"notes", r.notes},
             {"logprobs", logprobs_json(r.logprobs)},
             {"timing",
              {{"prefill_tokens", r.timing.prefill_tokens},
@@ -155,11 +179,13 @@ class Run : public Command {
   }
 
   std::string model_;
-  std::optional<std::string> prompt_, file_, ids_, system_;
+  std::optional<std::string> prompt_, file_, ids_, messages_, system_;
   std::optional<int64_t> max_tokens_, logprobs_;
+  bool templated_ = false;  // the prompt came out of the chat template
   bool raw_ = false, special_ = false, json_ = false, stats_ = false;
   SamplingArgs sampling_;
   TemplateArgs template_;
+  AnswerArgs answer_;
   ContextArgs context_;
   EngineArgs engine_;
 };

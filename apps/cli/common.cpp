@@ -115,6 +115,8 @@ SamplingParams SamplingArgs::params(const Model& model) const {
 void TemplateArgs::declare(Args& args) {
   args.group("Chat template");
   args.option("--tools", tools_file, "FILE", "JSON list of tools for the template");
+  args.choice("--thinking", thinking, {"on", "off"},
+              "Let the model think before it answers (default: the template's own)");
   args.option("--var", variables, "KEY=VALUE",
               "A template variable, e.g. enable_thinking=true; may be repeated");
 }
@@ -122,6 +124,11 @@ void TemplateArgs::declare(Args& args) {
 ChatOptions TemplateArgs::options() const {
   ChatOptions options;
   if (!tools_file.empty()) options.tools = read_ordered_json(tools_file);
+  if (!thinking.empty()) {
+    options.extra["enable_thinking"] = thinking == "on";
+    // Some templates write the empty thought, which keeps a model from thinking, only when asked.
+    options.extra["empty_thought"] = thinking == "off";
+  }
   for (const std::string& text : variables) {
     const auto [key, value] = split_assignment("--var", text);
     OrderedJson parsed = OrderedJson::parse(value, nullptr, false);

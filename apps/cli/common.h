@@ -47,10 +47,10 @@ struct SamplingArgs {
   SamplingParams params(const Model& model) const;
 };
 
-/// Template variables: --var KEY=VALUE (VALUE is JSON, or else text) and --tools.
+/// Template variables: --var KEY=VALUE (VALUE is JSON, or else text), --thinking and --tools.
 struct TemplateArgs {
   std::vector<std::string> variables;
-  std::string tools_file;
+  std::string tools_file, thinking;
   void declare(Args& args);
   ChatOptions options() const;
 };

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/chat.h"
+#include "text/output_decoder.h"
+
 namespace hlwq {
 namespace {
 
@@ -23,6 +26,79 @@ void add_ids(const OrderedJson& config, const char* key, std::set<int32_t>& ids)
     add(v);
 }
 
+/// Sorts what is generated into the result, and streams it.
+class Answer {
+ public:
+  Answer(const Model& model, std::span<const int32_t> prompt, const GenerateOptions& options,
+         const std::function<void(const std::string&)>& on_text, GenerateResult& result)
+      : options_(options), on_text_(on_text), result_(result), matcher_(options.stop) {
+    if (!model.has_tokenizer()) return;
+    decoder_.emplace(model.tokenizer(), options.format.value_or(OutputFormat{}), options.skip_special,
+                     options.expect_calls);
+    decoder_->see_prompt(prompt);
+    for (int32_t id : prompt) hash_ = mixed(hash_, static_cast<uint32_t>(id));
+  }
+
+  void push(int32_t id) {
+    if (decoder_) take(decoder_->push(id));
+  }
+  void finish() {
+    if (!decoder_ || matcher_.stopped()) return;
+    take(decoder_->finish());
+    if (!matcher_.stopped()) show(matcher_.finish());
+  }
+  bool stopped() const { return matcher_.stopped(); }
+  bool thinking() const { return decoder_ && decoder_->thinking(); }
+  std::vector<int32_t> closing_ids() const {
+    return decoder_ ? decoder_->closing_ids() : std::vector<int32_t>{};
+  }
+
+ private:
+  static uint64_t mixed(uint64_t hash, uint64_t value) { return (hash ^ value) * 0x100000001b3u; }  // FNV-1a
+
+  std::string call_id() const {
+    uint64_t hash = mixed(hash_, result_.tool_calls.size());
+    std::string id;
+    for (int i = 0; i < 9; ++i, hash = mixed(hash, 1))
+      id += "0123456789abcdefghijklmnopqrstuvwxyz"[(hash >> 32) % 36];
+    return id;
+  }
+
+  void show(const std::string& text) {
+    if (text.empty()) return;
+    result_.text += text;
+    if (on_text_) on_text_(text);
+  }
+
+  void take(const std::vector<OutputEvent>& events) {
+    for (const OutputEvent& event : events) {
+      if (matcher_.stopped()) return;
+      if (event.kind == OutputEvent::Kind::kText) {
+        show(matcher_.push(event.text));
+        if (!event.note.empty()) result_.notes.push_back(event.note);
+        continue;
+      }
+      show(matcher_.finish());  // no stop string goes on behind a thought or a call
+      if (event.kind == OutputEvent::Kind::kThinking) {
+        result_.thinking += event.text;
+        if (options_.on_thinking) options_.on_thinking(event.text);
+      } else if (!event.complete) {
+        result_.cut_call = event.text;
+      } else {
+        result_.tool_calls.push_back({call_id(), event.name, event.arguments});
+        if (options_.on_tool_call) options_.on_tool_call(result_.tool_calls.back());
+      }
+    }
+  }
+
+  const GenerateOptions& options_;
+  const std::function<void(const std::string&)>& on_text_;
+  GenerateResult& result_;
+  StopMatcher matcher_;
+  std::optional<OutputDecoder> decoder_;
+  uint64_t hash_ = 0xcbf29ce484222325u;
+};
+
 }  // namespace
 
 std::set<int32_t> stop_tokens(const Model& model) {
@@ -36,6 +112,8 @@ std::set<int32_t> stop_tokens(const Model& model) {
   if (const int32_t id = eos.empty() || !model.has_tokenizer() ? -1 : model.tokenizer().token_to_id(eos);
       id >= 0)
     ids.insert(id);
+  for (const std::string& end : chat_format(model).ends)
+    if (const int32_t id = model.tokenizer().token_to_id(end); id >= 0) ids.insert(id);
   return ids;
 }
 
@@ -86,14 +164,18 @@ GenerateResult generate(Session& session, std::span<const int32_t> prompt, const
 
   Sampler sampler(options.sampling);
   sampler.see_prompt(prompt);
-  const auto stream =
-      session.model().has_tokenizer() ? session.model().tokenizer().stream(options.skip_special) : nullptr;
-  StopMatcher matcher(options.stop);
-  const auto show = [&](const std::string& text) {
-    if (text.empty()) return;
-    result.text += text;
-    if (on_text) on_text(text);
+  Answer answer(session.model(), prompt, options, on_text, result);
+  const std::vector<int32_t> closing =
+      options.thinking_budget < 0 ? std::vector<int32_t>{} : answer.closing_ids();
+  size_t forced = closing.size();  // the next of them to be fed instead of a sampled token
+  const auto check_budget = [&] {
+    if (!answer.thinking() || forced < closing.size() || closing.empty() ||
+        result.thinking_tokens < static_cast<uint64_t>(options.thinking_budget))
+      return;
+    forced = 0;
+    result.thinking_cut = true;
   };
+  check_budget();
 
   start = std::chrono::steady_clock::now();
   result.finish_reason = "length";
@@ -103,27 +185,31 @@ GenerateResult generate(Session& session, std::span<const int32_t> prompt, const
       break;
     }
     const auto logits = session.logits();
-    const int32_t id = sampler.sample(logits);
+    const bool force = forced < closing.size();
+    const int32_t id = force ? closing[forced++] : sampler.sample(logits);
+    if (force) sampler.see_generated(id);
     result.ids.push_back(id);
     if (options.logprobs >= 0) result.logprobs.push_back(token_logprobs(logits, id, options.logprobs));
-    if (options.stop_ids.contains(id)) {
+    if (!force && options.stop_ids.contains(id)) {
       result.finish_reason = "stop";
       break;
     }
-    if (stream) show(matcher.push(stream->push(id)));
-    if (matcher.stopped()) {
+    const bool thinking = answer.thinking();
+    answer.push(id);
+    if (answer.stopped()) {
       result.finish_reason = "stop";
       break;
     }
+    if (thinking && answer.thinking() && !force) ++result.thinking_tokens;
+    check_budget();
     if (result.ids.size() < limit) session.feed({&id, 1});
   }
-  if (stream && !matcher.stopped()) {
-    show(matcher.push(stream->finish()));
-    if (!matcher.stopped())
-      show(matcher.finish());
-    else
-      result.finish_reason = "stop";
-  }
+  const bool ended = result.finish_reason == "stop" && !answer.stopped();
+  answer.finish();
+  if (answer.stopped())
+    result.finish_reason = "stop";
+  else if (ended && !result.tool_calls.empty())
+    result.finish_reason = "tool_calls";
   result.timing.decode_s = seconds_since(start);
   result.timing.decode_tokens = result.ids.size();
   return result;

@@ -39,6 +39,8 @@ class Sampler {
   void see_prompt(std::span<const int32_t> ids);
   /// Chooses the next token from raw logits and counts it as generated. Same seed, same logits: same tokens.
   int32_t sample(std::span<const float> logits);
+  /// Counts a token that was chosen elsewhere as generated.
+  void see_generated(int32_t id) { ++seen_[id].generated; }
 
  private:
   SamplingParams params_;

@@ -193,6 +193,26 @@ CONVERSATIONS = {
         assistant("Done."),
         user("More?"),
     ],
+    "tool_loop": [
+        user("Plan."),
+        assistant("", reasoning_content="first the weather", tool_calls=[call("get_weather", {"zone": {"b": [], "a": {}}, "city": "A, {b}: \"c\"", "days": -1.5e-7}, "id1")]),
+        {"role": "tool", "content": "{\"temp\": 21}", "tool_call_id": "id1"},
+        assistant("Now the search.\n", reasoning_content="then this\n", tool_calls=[call("search", {"q": ""}, "id2"), call("now", {}, "id3")]),
+        {"role": "tool", "content": {"hits": [{"t": "x"}, None, False]}, "tool_call_id": "id2"},
+        {"role": "tool", "content": "noon", "tool_call_id": "id3", "name": "wrong"},
+    ],
+    "after_tool_loop": [
+        user("Plan."),
+        assistant("", reasoning_content="weather", tool_calls=[call("get_weather", {"city": "A"}, "id1")]),
+        {"role": "tool", "content": "21", "tool_call_id": "id1"},
+        assistant("It is 21.", reasoning_content="so"),
+        user("And B?"),
+        assistant("", reasoning_content="again", tool_calls=[call("get_weather", {"city": "B"}, "id1")]),
+        {"role": "tool", "content": "22", "tool_call_id": "id1"},
+        assistant("It is 22.", reasoning_content="done"),
+    ],
+    "tool_first": [user("a"), {"role": "tool", "content": "21", "name": "get_weather"}],
+    "thought_in_content": [user("a"), assistant("<|channel>thought\nhm\n<channel|>Yes <|channel>x<channel|>."), user("b")],
 }
 
 BASE = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
