@@ -13,6 +13,8 @@ namespace hlwq::cli {
 // A terminal in line mode hands over at most this many bytes a line and drops the rest.
 constexpr size_t kTerminalLine = 4095;
 constexpr int kPasteMs = 30;  // pasted lines follow each other faster than anyone types
+// A signal may come just before a read, or to another thread: then nothing wakes the read.
+constexpr int kSignalMs = 100;
 
 LineInput::LineInput() : terminal_(::isatty(STDIN_FILENO) == 1 && stdout_is_terminal()) {}
 
@@ -46,17 +48,20 @@ LineInput::Event LineInput::read_line(std::string& line) {
                      kTerminalLine);
       return Event::kLine;
     }
+    pollfd in{STDIN_FILENO, POLLIN, 0};
+    while (!interrupted() && ::poll(&in, 1, kSignalMs) == 0) {
+    }
+    if (interrupted()) {
+      buffer_.clear();
+      return Event::kInterrupted;
+    }
     char part[1 << 13];
     const ssize_t n = ::read(STDIN_FILENO, part, sizeof part);
     if (n > 0) {
       buffer_.append(part, static_cast<size_t>(n));
       continue;
     }
-    if (n < 0 && errno == EINTR) {
-      if (!interrupted()) continue;
-      buffer_.clear();
-      return Event::kInterrupted;
-    }
+    if (n < 0 && errno == EINTR) continue;
     line = std::move(buffer_);
     buffer_.clear();
     return line.empty() ? Event::kEnd : Event::kLine;
