@@ -49,7 +49,9 @@ LineInput::Event LineInput::read_line(std::string& line) {
       return Event::kLine;
     }
     pollfd in{STDIN_FILENO, POLLIN, 0};
-    while (!interrupted() && ::poll(&in, 1, kSignalMs) == 0) {
+    while (!interrupted()) {
+      const int ready = ::poll(&in, 1, kSignalMs);
+      if (ready > 0 || (ready < 0 && errno != EINTR)) break;
     }
     if (interrupted()) {
       buffer_.clear();
