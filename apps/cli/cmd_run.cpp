@@ -105,12 +105,15 @@ class Run : public Command {
       throw UsageError("--logprobs goes from 0 to 1000");
   }
 
-  /// A model without a chat template continues the text, as with --raw; a system message then has no place.
+  /// A model without a chat template continues the text, as with --raw, unless something asks for the
+  /// template.
   std::vector<int32_t> prompt_ids(const Model& model) {
     if (messages_) return template_ids(model, read_messages(*messages_));
     if (ids_) return parse_ids(*ids_);
     const std::string text = file_ ? read_text(*file_) : *prompt_ == "-" ? read_text("-") : *prompt_;
-    if (raw_ || (!model.chat_template() && !system_)) return model.tokenizer().encode(text, true, special_);
+    const bool needs_template = system_ || !template_.thinking.empty() || answer_.thinking_budget;
+    if (raw_ || (!model.chat_template() && !needs_template))
+      return model.tokenizer().encode(text, true, special_);
     OrderedJson messages = OrderedJson::array();
     if (system_) messages.push_back(chat_message("system", *system_));
     messages.push_back(chat_message("user", text));

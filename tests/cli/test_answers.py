@@ -154,6 +154,15 @@ def test_thinking_on_and_off(nano, vocabulary):
     assert all(ids(*options).count(vocabulary["<bos>"]) == 1 for options in ([], ["--thinking", "off"]))
 
 
+def test_thinking_needs_a_template(nano, tmp_path):
+    for file in nano.iterdir():
+        if file.name != "chat_template.jinja":
+            (tmp_path / file.name).symlink_to(file)
+    hlwq("run", tmp_path, "-p", "Hi", "-n", 1)
+    for option in (["--thinking", "on"], ["--thinking-budget", 3]):
+        assert "no chat template" in hlwq("run", tmp_path, "-p", "Hi", "-n", 1, *option, code=1).stderr
+
+
 def test_thinking_budget(nano, tools_model, say, vocabulary):
     close = vocabulary["<channel|>"]
     two = hlwq_json("run", nano, "-p", "Hi", "--thinking-budget", 2, "--logprobs", 1, *say(THOUGHT, TEXT, TURN_END))
