@@ -28,6 +28,7 @@ class Bench : public Command {
     args.group("Quality");
     args.option("--text-file", text_file_, "FILE", "Text to measure on");
     args.option("--ids-file", ids_file_, "FILE", "Text as token ids instead, for models without a tokenizer");
+    args.option("--kld-kv-bits", base_kv_, "N", "Bits of the base's key/value cache (16)");
     args.number("-c,--ctx", window_, 2, "N", "Tokens per window, the BOS included (512)");
     args.number("--stride", stride_, 1, "N", "Tokens from window to window (default: no overlap)");
     args.number("--windows", windows_, 1, "N", "Only the first N windows (default: all)");
@@ -36,8 +37,7 @@ class Bench : public Command {
     args.number("--decode", decode_, 1, "N", "Tokens of the decode test (64)");
     args.number("--depth", depth_, 0, "N", "Tokens in the context before decoding (0)");
     args.number("--repeats", repeats_, 1, "N", "Repetitions, of which medians are taken (5)");
-    args.group("Machine");
-    args.choice("--kv", kv_.kv, {"bf16", "f32"}, "Type of the key/value cache in the quality test (bf16)");
+    kv_.declare(args);
     engine_.declare(args);
   }
 
@@ -80,7 +80,8 @@ class Bench : public Command {
     options.stride = static_cast<uint64_t>(stride_);
     options.max_windows = static_cast<uint64_t>(windows_);
     options.bos = bos_token(model);
-    options.kv = kv_.kv_settings();
+    options.kv = kv_.settings();
+    if (base_kv_) options.base_kv = usage([&] { return KvSettings::preset(static_cast<int>(*base_kv_)); });
     ProgressLine line(base ? "KL divergence" : "perplexity");
     const EvalResult r = evaluate(model, base, engine, text_ids(model), options, line.progress());
     out["tokens"] = r.tokens;
@@ -100,6 +101,7 @@ class Bench : public Command {
 
   void measure(const std::shared_ptr<const Model>& model, Engine& engine, OrderedJson& out) const {
     SpeedOptions options;
+    options.kv = kv_.settings();
     options.prompt = static_cast<uint64_t>(prompt_);
     options.decode = static_cast<uint64_t>(decode_);
     options.depth = static_cast<uint64_t>(depth_);
@@ -143,7 +145,8 @@ class Bench : public Command {
   std::optional<std::string> base_, text_file_, ids_file_;
   bool ppl_ = false, speed_ = false, json_ = false;
   int64_t window_ = 512, stride_ = 0, windows_ = 0, prompt_ = 512, decode_ = 64, depth_ = 0, repeats_ = 5;
-  ContextArgs kv_;
+  KvArgs kv_;
+  std::optional<int64_t> base_kv_;
   EngineArgs engine_;
 };
 

@@ -30,8 +30,8 @@ class Info : public Command {
                 "Plan for weights quantized so: default, q2..q8, published, or a JSON file");
     args.option("-c,--ctx", contexts_, "N,N...",
                 "Contexts to plan for (default: 1K, 4K, 32K, 128K and the model's own)");
-    args.choice("--kv", kv_.kv, {"bf16", "f32"}, "Type of the key/value cache (bf16)");
     args.flag("--json", json_, "Print the facts as JSON");
+    kv_.declare(args);
     engine_.declare(args);
   }
 
@@ -97,8 +97,8 @@ class Info : public Command {
 
   /// The cache as asked for; where that is plain BF16, the presets of fewer bits beside it.
   std::vector<KvChoice> kv_choices() const {
-    const KvSettings asked = kv_.kv_settings();
-    std::string label = "as asked";
+    const KvSettings asked = kv_.settings();
+    std::string label = describe(asked);
     for (const auto& [bits, name] : {std::pair{32, "F32"}, {16, "BF16"}, {4, "Q4"}, {3, "Q3"}, {2, "Q2"}})
       if (asked.share == KvShare::kAuto && describe(asked) == describe(KvSettings::preset(bits)))
         label = name;
@@ -165,7 +165,7 @@ class Info : public Command {
   }
 
   std::string model_, policy_, contexts_;
-  ContextArgs kv_;
+  KvArgs kv_;
   bool json_ = false;
   EngineArgs engine_;
 };

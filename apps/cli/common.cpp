@@ -57,13 +57,13 @@ void ContextArgs::declare(Args& args) {
   args.group("Machine");
   args.number("-c,--ctx", context, 1, "N",
               "Context in tokens (default: the model's own, as far as memory allows)");
-  args.choice("--kv", kv, {"bf16", "f32"}, "Type of the key/value cache (bf16)");
+  kv.declare(args);
 }
 
 SessionOptions ContextArgs::options() const {
   SessionOptions options;
   options.context = static_cast<uint64_t>(context);
-  options.kv = kv_settings();
+  options.kv = kv.settings();
   return options;
 }
 

@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
+#include "kv_args.h"
 #include "quant/policy.h"
 
 namespace hlwq::cli {
@@ -27,12 +28,11 @@ struct EngineArgs {
   int thread_count() const;  ///< 0: all processors
 };
 
-/// --ctx and --kv.
+/// --ctx and the options of the key/value cache.
 struct ContextArgs {
   int64_t context = 0;
-  std::string kv = "bf16";
+  KvArgs kv;
   void declare(Args& args);
-  KvSettings kv_settings() const { return KvSettings::preset(kv == "f32" ? 32 : 16); }
   SessionOptions options() const;
 };
 

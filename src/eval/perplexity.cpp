@@ -100,7 +100,7 @@ EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::
 
   Runner runner(model, engine, options.window, options.kv);
   std::optional<Runner> base_runner;
-  if (base) base_runner.emplace(*base, engine, options.window, options.kv);
+  if (base) base_runner.emplace(*base, engine, options.window, options.base_kv);
 
   EvalResult result;
   result.has_base = base != nullptr;

@@ -19,7 +19,8 @@ struct EvalOptions {
   uint64_t max_windows = 0;  ///< 0: all
   int32_t bos =
       -1;  ///< put first in every window; -1: none (then the first token of a window isn't predicted)
-  KvSettings kv = {};
+  KvSettings kv = {};       ///< of the model
+  KvSettings base_kv = {};  ///< of the base
 };
 
 struct EvalResult {

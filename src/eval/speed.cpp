@@ -53,7 +53,7 @@ SpeedResult measure_speed(std::shared_ptr<const Model> model, Engine& engine, co
                                                  std::to_string(model->spec().max_context));
   if (options.prompt == 0 || options.decode == 0 || options.repeats < 1)
     throw Error(ErrorCode::kInvalidArgument, "the speed test needs at least one token and one repeat");
-  Session session(model, engine, {.context = context});
+  Session session(model, engine, {.context = context, .kv = options.kv});
   std::vector<int32_t> ids(context);
   for (size_t i = 0; i < ids.size(); ++i)
     ids[i] = static_cast<int32_t>((i * 7919 + 13) % model->spec().vocab);

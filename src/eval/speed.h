@@ -13,6 +13,7 @@ struct SpeedOptions {
   uint64_t decode = 64;   ///< tokens of the decode test
   uint64_t depth = 0;     ///< tokens already in the context when decoding starts
   int repeats = 5;        ///< medians are reported
+  KvSettings kv = {};
 };
 
 struct SpeedResult {

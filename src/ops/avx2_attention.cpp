@@ -5,7 +5,9 @@
 
 #include "base/half.h"
 #include "ops/avx2_kernels.h"
+#include "ops/scalar_kernels.h"
 #pragma GCC target("avx2,fma,f16c")
+#include "ops/avx2_butterflies.h"
 #include "ops/avx2_unpack.h"
 
 namespace hlwq::avx2 {
@@ -180,6 +182,32 @@ void decode_codes(const HlwqMatrix& w, float* out) {
       }
     });
   });
+}
+
+void turn_pairs(const float* rotated, uint64_t n, uint64_t d, uint64_t pairs, const float* weight,
+                const float* rope, float* out) {
+  if (pairs < 8) return scalar::turn_pairs(rotated, n, d, pairs, weight, rope, out);
+  alignas(32) float v[512];
+  const uint64_t half = d / 2;
+  const __m256 scale = _mm256_set1_ps(1 / std::sqrt(static_cast<float>(d)));
+  const __m256 one = _mm256_set1_ps(1);
+  for (uint64_t j = 0; j < n; ++j, rotated += d, rope += 2 * pairs, out += 2 * pairs) {
+    for (uint64_t top = 0; top < 2; ++top)
+      for (uint64_t i = 0; i < pairs; i += 8) {
+        __m256 sum = _mm256_setzero_ps();
+        for (uint64_t k = 0; k < half; k += pairs)
+          sum = _mm256_add_ps(sum, _mm256_loadu_ps(rotated + top * half + k + i));
+        _mm256_store_ps(v + top * pairs + i, _mm256_mul_ps(sum, scale));
+      }
+    butterflies(v, static_cast<int>(2 * pairs));
+    for (uint64_t i = 0; i < pairs; i += 8) {
+      const __m256 a = _mm256_mul_ps(_mm256_load_ps(v + i), _mm256_loadu_ps(weight + i));
+      const __m256 b = _mm256_mul_ps(_mm256_load_ps(v + pairs + i), _mm256_loadu_ps(weight + half + i));
+      const __m256 c = _mm256_sub_ps(_mm256_loadu_ps(rope + i), one), s = _mm256_loadu_ps(rope + pairs + i);
+      _mm256_storeu_ps(out + i, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)));
+      _mm256_storeu_ps(out + pairs + i, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
+    }
+  }
 }
 
 }  // namespace hlwq::avx2

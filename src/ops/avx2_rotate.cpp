@@ -5,33 +5,12 @@
 
 #include "ops/avx2_kernels.h"
 #pragma GCC target("avx2,fma,f16c")
-#include <immintrin.h>
+#include "ops/avx2_butterflies.h"
 
 namespace hlwq::avx2 {
 namespace {
 
 constexpr int kMaxBlock = 512;
-
-/// Strides 1, 2 and 4 inside a register: (a, b) -> (a + b, a - b).
-inline __m256 butterfly8(__m256 v) {
-  __m256 other = _mm256_permute_ps(v, 0xb1);
-  v = _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), 0xaa);
-  other = _mm256_permute_ps(v, 0x4e);
-  v = _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), 0xcc);
-  other = _mm256_permute2f128_ps(v, v, 1);
-  return _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), 0xf0);
-}
-
-void butterflies(float* x, int n) {
-  for (int i = 0; i < n; i += 8) _mm256_store_ps(x + i, butterfly8(_mm256_load_ps(x + i)));
-  for (int stride = 8; stride < n; stride *= 2)
-    for (int i = 0; i < n; i += 2 * stride)
-      for (int j = i; j < i + stride; j += 8) {
-        const __m256 a = _mm256_load_ps(x + j), b = _mm256_load_ps(x + j + stride);
-        _mm256_store_ps(x + j, _mm256_add_ps(a, b));
-        _mm256_store_ps(x + j + stride, _mm256_sub_ps(a, b));
-      }
-}
 
 float largest_magnitude(const float* x, int n) {
   const __m256 sign = _mm256_set1_ps(-0.0f);

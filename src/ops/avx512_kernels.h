@@ -1,7 +1,7 @@
 // The AVX-512 functions that the other files of this implementation use.
 #pragma once
 
-#include "ops/kernels.h"
+#include "ops/avx2_kernels.h"
 
 namespace hlwq::avx512 {
 
@@ -14,6 +14,6 @@ void accumulate_codes(const HlwqMatrix& w, const float* a, uint64_t a_stride, ui
 void decode_codes(const HlwqMatrix& w, float* out);
 
 inline constexpr AttentionKernels kAttentionKernels = {accumulate, accumulate_bf16, accumulate_codes,
-                                                       decode_codes};
+                                                       decode_codes, avx2::turn_pairs};
 
 }  // namespace hlwq::avx512

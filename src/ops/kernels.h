@@ -50,6 +50,11 @@ struct AttentionKernels {
   void (*accumulate_codes)(const HlwqMatrix& w, const float* a, uint64_t a_stride, uint64_t tokens, float* y,
                            uint64_t y_stride);
   void (*decode_codes)(const HlwqMatrix& w, float* out);  // out [rows, cols]
+  /// What a rotary embedding changes in keys that are rebuilt from values: (RoPE - 1)(weight * v) at the
+  /// rotating pairs (i, i + d/2), i < pairs. rotated [n, d] = H v; weight [d]; rope [n, 2, pairs] cosines and
+  /// sines; out [n, 2, pairs]. d and pairs are powers of two, 2 pairs <= d <= 512.
+  void (*turn_pairs)(const float* rotated, uint64_t n, uint64_t d, uint64_t pairs, const float* weight,
+                     const float* rope, float* out);
 };
 
 struct Kernels {

@@ -1,7 +1,6 @@
 #include "ops/kv_tiles.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "quant/hadamard.h"
 
@@ -10,22 +9,6 @@ namespace {
 
 void grow(std::vector<float>& buffer, uint64_t size) {
   if (buffer.size() < size) buffer.resize(size);
-}
-
-/// The values in their own domain at the rotating pairs (i and i + d/2 for i < pairs) from the rotated
-/// vector. Row j of H restricted to these j depends on the column's bits below log2(pairs) and on its top bit
-/// only, so the other columns are summed first: v_pairs = H' (folded) with a transform of size 2 pairs.
-void unrotate_pairs(const float* rotated, uint64_t d, uint64_t pairs, float* out) {
-  for (uint64_t top = 0; top < 2; ++top) {
-    const float* from = rotated + top * (d / 2);
-    float* to = out + top * pairs;
-    std::copy_n(from, pairs, to);
-    for (uint64_t k = pairs; k < d / 2; k += pairs)
-      for (uint64_t i = 0; i < pairs; ++i) to[i] += from[k + i];
-  }
-  hadamard_sums(out, static_cast<int>(2 * pairs));
-  const float scale = 1 / std::sqrt(static_cast<float>(d));
-  for (uint64_t i = 0; i < 2 * pairs; ++i) out[i] *= scale;
 }
 
 }  // namespace
@@ -143,16 +126,7 @@ void KvTiles::score_rebuilt(KvSource source, uint64_t begin, uint64_t n, float* 
     score_coded(values, begin, n, scores);
   else
     score_floats(values_, n, scratch_.rotated.data(), scores);
-  for (uint64_t j = 0; j < n; ++j) {
-    const float *c = rope + j * 2 * pairs, *s = c + pairs;
-    float *lo = keys + j * 2 * pairs, *hi = lo + pairs;
-    unrotate_pairs(values_ + j * dim_, dim_, pairs, lo);
-    for (uint64_t i = 0; i < pairs; ++i) {
-      const float a = lo[i] * w[i], b = hi[i] * w[half + i];
-      lo[i] = a * (c[i] - 1) - b * s[i];
-      hi[i] = b * (c[i] - 1) + a * s[i];
-    }
-  }
+  compute_.kernels->attention.turn_pairs(values_, n, dim_, pairs, w, rope, keys);
   float* turned = scratch_.rebuilt.data();
   compute_.kernels->vector.gemm(keys, n, 2 * pairs, scratch_.pairs.data(), 2 * pairs, rows_, turned, kKeys);
   for (uint64_t r = 0; r < rows_; ++r)

@@ -16,8 +16,10 @@ void accumulate_bf16(const uint16_t* w, uint64_t rows, uint64_t cols, const floa
 void accumulate_codes(const HlwqMatrix& w, const float* a, uint64_t a_stride, uint64_t tokens, float* y,
                       uint64_t y_stride);
 void decode_codes(const HlwqMatrix& w, float* out);
+void turn_pairs(const float* rotated, uint64_t n, uint64_t d, uint64_t pairs, const float* weight,
+                const float* rope, float* out);
 
 inline constexpr AttentionKernels kAttentionKernels = {accumulate, accumulate_bf16, accumulate_codes,
-                                                       decode_codes};
+                                                       decode_codes, turn_pairs};
 
 }  // namespace hlwq::scalar

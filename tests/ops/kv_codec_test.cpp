@@ -154,6 +154,33 @@ TEST_P(AttentionKernelsTest, DecodeAndAccumulateCodes) {
       }
 }
 
+TEST_P(AttentionKernelsTest, TurnPairs) {
+  for (uint64_t d : {32, 128, 512})
+    for (uint64_t pairs = 1; 2 * pairs <= d; pairs *= 2) {
+      const uint64_t n = 5, half = d / 2;
+      const auto rotated = test::gaussian(n * d, 1), w = test::gaussian(d, 2);
+      auto rope = test::gaussian(n * 2 * pairs, 3);
+      std::vector<float> out(n * 2 * pairs);
+      k().turn_pairs(rotated.data(), n, d, pairs, w.data(), rope.data(), out.data());
+      for (uint64_t j = 0; j < n; ++j)
+        for (uint64_t i = 0; i < pairs; ++i) {
+          const auto value = [&](uint64_t row) {  // of H times the rotated vector
+            double sum = 0;
+            for (uint64_t c = 0; c < d; ++c)
+              sum += (__builtin_popcountll(row & c) % 2 ? -1.0 : 1.0) * rotated[j * d + c];
+            return sum / std::sqrt(static_cast<double>(d)) * w[row];
+          };
+          const double a = value(i), b = value(half + i);
+          const double c = static_cast<double>(rope[j * 2 * pairs + i]) - 1,
+                       s = rope[j * 2 * pairs + pairs + i];
+          // Sums of d terms of unit size, rounded at each of log2 d stages and a few times after.
+          const double tolerance = 40 * std::sqrt(static_cast<double>(d)) * kEps * 10;
+          ASSERT_NEAR(out[j * 2 * pairs + i], a * c - b * s, tolerance) << d << ", pairs " << pairs;
+          ASSERT_NEAR(out[j * 2 * pairs + pairs + i], b * c + a * s, tolerance) << d << ", pairs " << pairs;
+        }
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kernels, AttentionKernelsTest, testing::ValuesIn(test::runnable_kernels()),
                          [](const auto& i) { return std::string(i.param->name); });
 
