@@ -25,9 +25,9 @@ struct QuantDecision {
 /// stay as they are.
 class QuantPolicy {
  public:
-  /// "default": 5 bits, 6 for the token embedding and lm_head. "q2".."q8": one width for all.
-  /// "published": the published mixed assignment (embedding 5, lm_head 6, q/k/v 5, o 6, gate/up 3, down 4).
-  /// Throws Error(kInvalidArgument) listing the names.
+  /// "default": 5 bits, 6 for the token embedding and lm_head (not for per-layer embedding tables).
+  /// "q2".."q8": one width for all. "published": the published mixed assignment (embedding 5, lm_head 6,
+  /// q/k/v 5, o 6, gate/up 3, down 4). Throws Error(kInvalidArgument) listing the names.
   static QuantPolicy named(std::string_view name);
 
   /// {"default": {"bits": 5}, "rules": [{"match": "*.down_proj.weight", "bits": 4, "block": 64}, ...]}, or

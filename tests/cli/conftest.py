@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HLWQ_BUILD", ROOT / "build"))
 BINARY = BUILD / "hlwq"
 ASSETS = Path(os.environ.get("HLWQ_ASSETS", BUILD / "assets"))
-GOLDENS = ["llama_tied", "llama_untied_bias", "llama3_rope", "gemma3", "gemma4"]
+GOLDENS = ["llama_tied", "llama_untied_bias", "llama3_rope", "gemma3", "gemma4", "gemma4_moe", "gemma4_e2b"]
 
 
 def hlwq(*arguments, code=0, stdin="", env=None, timeout=300):
