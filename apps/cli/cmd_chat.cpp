@@ -1,5 +1,7 @@
 // hlwq chat: a conversation in the terminal.
+#include <filesystem>
 #include <iostream>
+#include <utility>
 
 #include "answer.h"
 #include "base/file.h"
@@ -14,6 +16,7 @@ namespace {
 constexpr const char* kHelp =
     "/help         this list\n"
     "/reset        forget the conversation (the system message stays)\n"
+    "/image FILE   show an image with the next message (JPEG, PNG or WebP)\n"
     "/save FILE    write the conversation as JSON messages\n"
     "/load FILE    go on with a saved conversation\n"
     "/tool RESULT  the result of the tool call that the model waits for\n"
@@ -30,6 +33,7 @@ class Chat : public Command {
   std::string examples() const override {
     return "  hlwq chat SmolLM2-Q5\n"
            "  hlwq chat SmolLM2-Q5 -s 'Answer in one sentence.' --temp 0.7\n"
+           "  hlwq chat gemma-4-31B-Q5 --vision\n"
            "  printf 'Hello\\nAnd again\\n' | hlwq chat SmolLM2-Q5 --greedy\n"
            "Type /help inside.";
   }
@@ -39,17 +43,26 @@ class Chat : public Command {
     args.option("-s,--system", system_, "TEXT", "System message");
     args.option("--load", load_, "FILE", "Go on with a saved conversation");
     args.option("-n,--max-tokens", max_tokens_, "N", "Tokens per answer at most");
+    args.flag("--vision", vision_, "Fail at once if the model takes no images; /image shows one");
     sampling_.declare(args);
     template_.declare(args);
     answer_.declare(args);
+    image_args_.declare(args);
     context_.declare(args);
     engine_.declare(args);
   }
 
   int run() override {
     if (max_tokens_ && *max_tokens_ < 1) throw UsageError("-n must be positive");
+    const ImageOptions image_options = image_args_.options();
     Engine engine = engine_.make();
     const auto model = Model::load(model_);
+    if (vision_) model->require_vision();
+    SessionOptions session_options = context_.options();
+    if (model->vision()) {
+      images_.emplace(model, image_options);
+      session_options.image_tokens = images_->max_tokens();
+    }
     generate_.sampling = sampling_.params(*model);
     generate_.stop = sampling_.stop;
     if (!sampling_.ignore_eos) generate_.stop_ids = stop_tokens(*model);
@@ -58,18 +71,18 @@ class Chat : public Command {
     if (!model->chat_template())
       throw Error(ErrorCode::kUnsupported, model_ + " has no chat template; use 'hlwq run --raw'");
     answer_.apply(*model, template_.options(), generate_);
-    Session session(model, engine, context_.options());
+    Session session(model, engine, session_options);
     reset();
     if (!load_.empty()) messages_ = read_messages(load_);
     LineInput input;
     if (input.is_terminal())
       show(model->spec().architecture + " on " + engine.backend() + ", context " +
            format_count(session.context()) + ". /help lists commands.\n");
-    return loop(session, input);
+    return loop(session, engine, input);
   }
 
  private:
-  int loop(Session& session, LineInput& input) {
+  int loop(Session& session, Engine& engine, LineInput& input) {
     bool warned = false;  // one Ctrl-C at the prompt has been answered with a hint
     std::string text;
     for (;;) {
@@ -90,11 +103,11 @@ class Chat : public Command {
       if (text.find_first_not_of(" \t\n") == std::string::npos) continue;
       try {
         if (text.starts_with("//")) {
-          answer(session, text.substr(1));
+          answer(session, engine, text.substr(1));
         } else if (text.starts_with("/")) {
-          if (!command(session, text)) return kDone;
+          if (!command(session, engine, text)) return kDone;
         } else {
-          answer(session, text);
+          answer(session, engine, text);
         }
       } catch (const Error& e) {  // a bad file name or a full context must not end the conversation
         std::cerr << "hlwq: " << printable(e.what()) << "\n";
@@ -105,19 +118,27 @@ class Chat : public Command {
     }
   }
 
-  void answer(Session& session, const std::string& text) {
+  void answer(Session& session, Engine& engine, const std::string& text) {
     if (const auto calls = waiting_calls(messages_); !calls.empty())
       throw Error(ErrorCode::kInvalidArgument,
                   "the model waits for the result of " + calls.front().name + ": /tool RESULT, or /reset");
-    respond(session, chat_message("user", text));
+    const std::vector<std::string> attached = std::exchange(pending_, {});
+    const size_t before = messages_.size();
+    try {
+      respond(session, engine, attached.empty() ? chat_message("user", text) : image_message(attached, text));
+    } catch (const Error&) {
+      if (messages_.size() == before) pending_ = attached;
+      throw;
+    }
+    if (messages_.size() == before) pending_ = attached;  // stopped without an answer: ask again with them
   }
 
   /// /tool: answers the first call without a result; after the last one the model goes on.
-  void give_result(Session& session, const std::string& result) {
+  void give_result(Session& session, Engine& engine, const std::string& result) {
     const auto calls = waiting_calls(messages_);
     if (calls.empty()) return show("no tool call waits for a result\n");
     const OrderedJson message = tool_message(calls.front().id, calls.front().name, result);
-    if (calls.size() == 1) return respond(session, message);
+    if (calls.size() == 1) return respond(session, engine, message);
     messages_.push_back(message);
     ask_for_result();
   }
@@ -129,7 +150,7 @@ class Chat : public Command {
 
   /// Adds `message` and the model's answer. Without any answer the message goes too: templates want turns to
   /// alternate.
-  void respond(Session& session, const OrderedJson& message) {
+  void respond(Session& session, Engine& engine, const OrderedJson& message) {
     const size_t before = messages_.size();
     messages_.push_back(message);
     ProgressLine line("reading the conversation", ProgressLine::Unit::kCount, 1);
@@ -141,7 +162,7 @@ class Chat : public Command {
       messages_.erase(messages_.begin() + static_cast<std::ptrdiff_t>(before), messages_.end());
     };
     try {
-      const std::vector<int32_t> prompt = chat_ids(session.model(), messages_, template_.options());
+      const Prompt prompt = make_prompt(session, engine);
       const GenerateResult result = generate(session, prompt, generate_, [&](const std::string& piece) {
         printer.text(piece);
         partial += piece;
@@ -171,8 +192,24 @@ class Chat : public Command {
     }
   }
 
+  Prompt make_prompt(Session& session, Engine& engine) {
+    if (image_paths(messages_).empty())
+      return {chat_ids(session.model(), messages_, template_.options()), {}};
+    session.model().require_vision();
+    return images_->chat(engine, messages_, template_.options(), session.context(), generate_.prefill).prompt;
+  }
+
+  // The image is decoded now, so that a bad file is refused here and not with the message.
+  void attach(const Session& session, const std::string& file) {
+    session.model().require_vision();
+    const ImageInfo info = images_->inspect(std::filesystem::absolute(file).string());
+    pending_.push_back(info.path);
+    show("(" + file + ", " + std::to_string(info.width) + " x " + std::to_string(info.height) + ": " +
+         std::to_string(info.tokens) + " tokens with the next message)\n");
+  }
+
   /// False: leave.
-  bool command(Session& session, const std::string& text) {
+  bool command(Session& session, Engine& engine, const std::string& text) {
     const size_t space = text.find(' ');
     const std::string name = text.substr(0, space);
     std::string argument = space == std::string::npos ? "" : text.substr(space);
@@ -185,11 +222,13 @@ class Chat : public Command {
       reset();
       show("(forgotten)\n");
     } else if (name == "/tool") {
-      give_result(session, argument);
+      give_result(session, engine, argument);
     } else if (name == "/stats") {
       stats(session);
-    } else if ((name == "/save" || name == "/load") && argument.empty()) {
+    } else if ((name == "/save" || name == "/load" || name == "/image") && argument.empty()) {
       show(name + " wants a file name\n");
+    } else if (name == "/image") {
+      attach(session, argument);
     } else if (name == "/save") {
       AtomicFile file(argument);
       file.write(messages_.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
@@ -207,6 +246,7 @@ class Chat : public Command {
 
   void reset() {
     messages_ = OrderedJson::array();
+    pending_.clear();
     if (system_) messages_.push_back(chat_message("system", *system_));
   }
 
@@ -228,11 +268,15 @@ class Chat : public Command {
   SamplingArgs sampling_;
   TemplateArgs template_;
   AnswerArgs answer_;
+  ImageArgs image_args_;
   ContextArgs context_;
   EngineArgs engine_;
 
   GenerateOptions generate_;
   OrderedJson messages_;
+  std::optional<ImageEncoder> images_;  // of a model that takes them
+  std::vector<std::string> pending_;    // images of the next message
+  bool vision_ = false;
   GenerateTiming last_;
   bool failed_ = false;
 };

@@ -24,6 +24,7 @@ class Run : public Command {
   std::string examples() const override {
     return "  hlwq run SmolLM2-Q5 -p 'Why is the sky blue?'\n"
            "  hlwq run SmolLM2-Q5 --raw -p 'Once upon a time' -n 100 --temp 0.8 --seed 1\n"
+           "  hlwq run gemma-4-31B-Q5 --image photo.jpg -p 'What is this?'\n"
            "  git diff | hlwq run SmolLM2-Q5 -s 'Summarise this change.' -p -\n"
            "  hlwq run SmolLM2-Q5 --ids 1,4093,198 -n 8 --greedy --logprobs 5 --json\n"
            "  hlwq run SmolLM2-Q5 --messages chat.json --tools tools.json --json";
@@ -36,6 +37,7 @@ class Run : public Command {
     args.option("--messages", messages_, "FILE",
                 "A whole conversation: JSON list of messages (system, user, assistant, tool); '-': stdin");
     args.option("--ids", ids_, "1,2,3", "The prompt as token ids, fed as they are");
+    args.option("--image", images_, "FILE", "Show a JPEG, PNG or WebP image; may be repeated");
     args.option("-s,--system", system_, "TEXT", "System message");
     args.flag("--raw", raw_, "Feed the text as it is, without the chat template");
     args.flag("--special", special_, "With --raw: special tokens spelt out in the text count as such");
@@ -47,6 +49,7 @@ class Run : public Command {
     sampling_.declare(args);
     template_.declare(args);
     answer_.declare(args);
+    image_args_.declare(args);
     context_.declare(args);
     engine_.declare(args);
   }
@@ -62,20 +65,35 @@ class Run : public Command {
     options.max_tokens = max_tokens_.value_or(-1);
     options.logprobs = static_cast<int>(logprobs_.value_or(-1));
     options.cancelled = &interrupted();
-    const std::vector<int32_t> prompt = prompt_ids(*model);
-    if (templated_) answer_.apply(*model, template_.options(), options);
-    Session session(model, engine, context_.options());
+    const Source source = read_source(*model);
+    if (source.templated) answer_.apply(*model, template_.options(), options);
+    SessionOptions session_options = context_.options();
+    std::optional<ImageEncoder> encoder;
+    if (!image_paths(source.messages).empty()) {
+      encoder.emplace(model, image_args_.options());
+      session_options.image_tokens = encoder->max_tokens();
+    }
+    Session session(model, engine, session_options);
 
     ProgressLine line("reading the prompt", ProgressLine::Unit::kCount, 1);
     options.prefill = line.progress();
     AnswerPrinter printer(line, answer_.hide_thinking);
     if (!json_) printer.attach(options);
+    ImageEncoder::Chat chat;
+    if (encoder)
+      chat = encoder->chat(engine, source.messages, template_.options(), session.context(), options.prefill);
+    else
+      chat.prompt.ids =
+          source.templated ? chat_ids(*model, source.messages, template_.options()) : source.ids;
+    const Prompt& prompt = chat.prompt;
     const GenerateResult result = generate(session, prompt, options, [&](const std::string& text) {
       if (!json_) printer.text(text);
     });
     line.clear();
     if (json_) {
-      print_json(to_json(result, prompt, options, session, engine));
+      OrderedJson json = to_json(result, prompt.ids, options, session, engine);
+      if (encoder) json["images"] = images_json(chat.images);
+      print_json(json);
     } else {
       if (!model->has_tokenizer()) printer.text(ids_text(result.ids));
       printer.end();
@@ -99,30 +117,49 @@ class Run : public Command {
           "go with --raw or --ids");
     if (system_ && messages_)
       throw UsageError("--system goes with -p and -f; --messages has its own system message");
+    if (!images_.empty() && (raw_ || ids_ || messages_))
+      throw UsageError(
+          "--image goes with -p and -f and the chat template; --messages has image parts of its own");
+    if (!image_args_.tokens.empty() && images_.empty() && !messages_)
+      throw UsageError("--image-tokens goes with --image or --messages");
+    image_args_.options();
     if (special_ && !raw_) throw UsageError("--special goes with --raw");
     if (max_tokens_ && *max_tokens_ < 0) throw UsageError("-n must not be negative");
     if (logprobs_ && (*logprobs_ < 0 || *logprobs_ > 1000))
       throw UsageError("--logprobs goes from 0 to 1000");
   }
 
+  /// What the prompt is made of: messages for the chat template, or ids.
+  struct Source {
+    bool templated = false;
+    OrderedJson messages = OrderedJson::array();
+    std::vector<int32_t> ids;
+  };
+
   /// A model without a chat template continues the text, as with --raw, unless something asks for the
   /// template.
-  std::vector<int32_t> prompt_ids(const Model& model) {
-    if (messages_) return template_ids(model, read_messages(*messages_));
-    if (ids_) return parse_ids(*ids_);
+  Source read_source(const Model& model) const {
+    if (messages_) return {.templated = true, .messages = read_messages(*messages_), .ids = {}};
+    if (ids_) return {.templated = false, .messages = {}, .ids = parse_ids(*ids_)};
     const std::string text = file_ ? read_text(*file_) : *prompt_ == "-" ? read_text("-") : *prompt_;
-    const bool needs_template = system_ || !template_.thinking.empty() || answer_.thinking_budget;
-    if (raw_ || (!model.chat_template() && !needs_template))
-      return model.tokenizer().encode(text, true, special_);
-    OrderedJson messages = OrderedJson::array();
-    if (system_) messages.push_back(chat_message("system", *system_));
-    messages.push_back(chat_message("user", text));
-    return template_ids(model, messages);
+    Source source;
+    const bool needs_template =
+        system_ || !images_.empty() || !template_.thinking.empty() || answer_.thinking_budget;
+    if (raw_ || (!model.chat_template() && !needs_template)) {
+      source.ids = model.tokenizer().encode(text, true, special_);
+      return source;
+    }
+    source.templated = true;
+    if (system_) source.messages.push_back(chat_message("system", *system_));
+    source.messages.push_back(images_.empty() ? chat_message("user", text) : image_message(images_, text));
+    return source;
   }
 
-  std::vector<int32_t> template_ids(const Model& model, const OrderedJson& messages) {
-    templated_ = true;
-    return chat_ids(model, messages, template_.options());
+  static OrderedJson images_json(const std::vector<ImageInfo>& images) {
+    OrderedJson list = OrderedJson::array();
+    for (const ImageInfo& i : images)
+      list.push_back({{"path", i.path}, {"width", i.width}, {"height", i.height}, {"tokens", i.tokens}});
+    return list;
   }
 
   static OrderedJson to_json(const GenerateResult& r, const std::vector<int32_t>& prompt,
@@ -184,11 +221,12 @@ class Run : public Command {
   std::string model_;
   std::optional<std::string> prompt_, file_, ids_, messages_, system_;
   std::optional<int64_t> max_tokens_, logprobs_;
-  bool templated_ = false;  // the prompt came out of the chat template
+  std::vector<std::string> images_;
   bool raw_ = false, special_ = false, json_ = false, stats_ = false;
   SamplingArgs sampling_;
   TemplateArgs template_;
   AnswerArgs answer_;
+  ImageArgs image_args_;
   ContextArgs context_;
   EngineArgs engine_;
 };

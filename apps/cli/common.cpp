@@ -142,6 +142,27 @@ QuantPolicy read_policy(const std::string& name) {
                                  : usage([&] { return QuantPolicy::named(name); });
 }
 
+void ImageArgs::declare(Args& args) {
+  args.option("--image-tokens", tokens, "N|auto",
+              "Tokens an image gets at most: 70, 140, 280, 560, 1120, or by its size and detail "
+              "(default: the model's own)");
+}
+
+ImageOptions ImageArgs::options() const {
+  ImageOptions o;
+  if (tokens.empty()) return o;
+  if (tokens == "auto") {
+    o.budget = ImageOptions::Budget::kAuto;
+    return o;
+  }
+  o.budget = ImageOptions::Budget::kFixed;
+  for (uint64_t budget : kImageBudgets)
+    if (tokens == std::to_string(budget)) o.tokens = budget;
+  if (!o.tokens)
+    throw UsageError("--image-tokens wants 70, 140, 280, 560, 1120 or auto, not '" + tokens + "'");
+  return o;
+}
+
 std::vector<int32_t> parse_ids(const std::string& text) {
   std::vector<int32_t> ids;
   for (size_t i = 0; i < text.size();) {

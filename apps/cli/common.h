@@ -11,6 +11,7 @@
 #include "args.h"
 #include "engine/chat.h"
 #include "engine/engine.h"
+#include "engine/images.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
 #include "kv_args.h"
@@ -53,6 +54,14 @@ struct TemplateArgs {
   std::string tools_file, thinking;
   void declare(Args& args);
   ChatOptions options() const;
+};
+
+/// --image-tokens.
+struct ImageArgs {
+  std::string tokens;
+  void declare(Args& args);
+  /// Throws UsageError for a budget that there is not.
+  ImageOptions options() const;
 };
 
 /// Runs `check`, turning Error(kInvalidArgument) into UsageError: for what the user typed.

@@ -143,14 +143,19 @@ std::string StopMatcher::finish() { return std::exchange(held_, {}); }
 
 GenerateResult generate(Session& session, std::span<const int32_t> prompt, const GenerateOptions& options,
                         const std::function<void(const std::string&)>& on_text) {
+  return generate(session, Prompt{{prompt.begin(), prompt.end()}, {}}, options, on_text);
+}
+
+GenerateResult generate(Session& session, const Prompt& prompt, const GenerateOptions& options,
+                        const std::function<void(const std::string&)>& on_text) {
   validate(options.sampling);
-  if (prompt.empty())
+  if (prompt.ids.empty())
     throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: there is no token to continue");
-  const uint64_t room = session.context() > prompt.size() ? session.context() - prompt.size() : 0;
+  const uint64_t room = session.context() > prompt.ids.size() ? session.context() - prompt.ids.size() : 0;
   if (room == 0 || (options.max_tokens > 0 && static_cast<uint64_t>(options.max_tokens) > room))
     throw Error(
         ErrorCode::kContextFull,
-        "the prompt has " + std::to_string(prompt.size()) + " tokens" +
+        "the prompt has " + std::to_string(prompt.ids.size()) + " tokens" +
             (options.max_tokens > 0 ? " and " + std::to_string(options.max_tokens) + " more are asked for"
                                     : "") +
             ", the context holds " + std::to_string(session.context()) +
@@ -159,12 +164,12 @@ GenerateResult generate(Session& session, std::span<const int32_t> prompt, const
 
   GenerateResult result;
   auto start = std::chrono::steady_clock::now();
-  result.timing.prefill_tokens = prompt.size() - session.set(prompt, options.prefill);
+  result.timing.prefill_tokens = prompt.ids.size() - session.set(prompt, options.prefill);
   result.timing.prefill_s = seconds_since(start);
 
   Sampler sampler(options.sampling);
-  sampler.see_prompt(prompt);
-  Answer answer(session.model(), prompt, options, on_text, result);
+  sampler.see_prompt(prompt.ids);
+  Answer answer(session.model(), prompt.ids, options, on_text, result);
   const std::vector<int32_t> closing =
       options.thinking_budget < 0 ? std::vector<int32_t>{} : answer.closing_ids();
   size_t forced = closing.size();  // the next of them to be fed instead of a sampled token

@@ -68,6 +68,8 @@ struct GenerateResult {
 /// pieces of text as soon as they are certain; their concatenation is result.text. The session ends holding
 /// prompt + ids, except a token that was sampled last and never fed. Without a tokenizer the text stays
 /// empty. Throws Error(kContextFull) when the prompt, or prompt + max_tokens, does not fit.
+GenerateResult generate(Session& session, const Prompt& prompt, const GenerateOptions& options,
+                        const std::function<void(const std::string&)>& on_text = {});
 GenerateResult generate(Session& session, std::span<const int32_t> prompt, const GenerateOptions& options,
                         const std::function<void(const std::string&)>& on_text = {});
 

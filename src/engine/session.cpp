@@ -5,9 +5,13 @@
 namespace hlwq {
 namespace {
 
-uint64_t checked_context(const ModelSpec& spec, const SessionOptions& options) {
+uint64_t wanted_chunk(const SessionOptions& options) {
   if (options.chunk == 0) throw Error(ErrorCode::kInvalidArgument, "the chunk must be at least one token");
-  if (options.context == 0) return default_context(spec, options.chunk, options.kv);
+  return std::max(options.chunk, options.image_tokens);
+}
+
+uint64_t checked_context(const ModelSpec& spec, const SessionOptions& options) {
+  if (options.context == 0) return default_context(spec, wanted_chunk(options), options.kv);
   if (options.context > spec.max_context)
     throw Error(ErrorCode::kInvalidArgument, "a context of " + std::to_string(options.context) +
                                                  " tokens is beyond the model's " +
@@ -28,7 +32,7 @@ Session::Session(std::shared_ptr<const Model> model, Engine& engine, const Sessi
     : model_(std::move(model)),
       engine_(engine),
       cache_(model_->spec(), checked_context(model_->spec(), options),
-             std::min(options.chunk, checked_context(model_->spec(), options)), options.kv) {
+             std::min(wanted_chunk(options), checked_context(model_->spec(), options)), options.kv) {
   workspace_.reserve(model_->spec(), cache_.max_chunk());
   hidden_.resize(model_->spec().hidden);
   logits_.resize(model_->spec().vocab);
@@ -39,60 +43,100 @@ uint64_t Session::scratch_bytes() const {
          (hidden_.size() + logits_.size()) * sizeof(float);
 }
 
-void Session::feed(std::span<const int32_t> ids, const Progress& progress) {
+void Session::feed(std::span<const int32_t> ids, const Progress& progress) { append(ids, {}, progress); }
+
+void Session::feed(const Prompt& prompt, const Progress& progress) {
+  validate(prompt, model_->spec().hidden);
+  append(prompt.ids, prompt.images, progress);
+}
+
+// Images count from the beginning of `ids`.
+void Session::append(std::span<const int32_t> ids, std::span<const PromptImage> images,
+                     const Progress& progress) {
   if (ids.size() > context() - ids_.size())
     throw Error(ErrorCode::kContextFull, "the text needs " + std::to_string(ids_.size() + ids.size()) +
                                              " tokens, the context holds " + std::to_string(context()) +
                                              "; use a larger context (--ctx) or a shorter text");
+  for (const PromptImage& image : images)
+    if (image.features->tokens > cache_.max_chunk())
+      throw Error(ErrorCode::kInvalidArgument, "an image of " + std::to_string(image.features->tokens) +
+                                                   " tokens does not fit into a pass of " +
+                                                   std::to_string(cache_.max_chunk()) +
+                                                   "; SessionOptions::image_tokens makes room for it");
   const uint64_t hidden = model_->spec().hidden;
+  std::vector<ImageRun> runs;
   for (uint64_t done = 0; done < ids.size();) {
     progress.step(done, ids.size(), "reading the prompt");
-    const auto chunk = ids.subspan(done, std::min<uint64_t>(cache_.max_chunk(), ids.size() - done));
-    const auto states = model_->transformer().forward(engine_.compute(), cache_, chunk, workspace_);
+    const uint64_t end = outside_images(images, std::min<uint64_t>(done + cache_.max_chunk(), ids.size()));
+    const auto chunk = ids.subspan(done, end - done);
+    runs.clear();
+    for (const PromptImage& image : images)
+      if (image.begin >= done && image.begin < end)
+        runs.push_back({image.begin - done, image.features->tokens, image.features->embeddings.data()});
+    const auto states = model_->transformer().forward(engine_.compute(), cache_, chunk, workspace_, runs);
     std::copy(states.end() - static_cast<std::ptrdiff_t>(hidden), states.end(), hidden_.begin());
     logits_ready_ = false;
+    for (const PromptImage& image : images)
+      if (image.begin >= done && image.begin < end)
+        images_.push_back({ids_.size() + image.begin - done, image.features});
     ids_.insert(ids_.end(), chunk.begin(), chunk.end());
-    done += chunk.size();
+    done = end;
   }
   if (!ids.empty()) progress.step(ids.size(), ids.size(), "reading the prompt");
 }
 
+// Drops ids and images from `length` on, which is inside no image.
+void Session::keep(uint64_t length) {
+  ids_.resize(length);
+  while (!images_.empty() && images_.back().begin >= length) images_.pop_back();
+}
+
 void Session::truncate(uint64_t length, const Progress& progress) {
   if (length >= ids_.size()) return;
+  length = outside_images(images_, length);
   // The state after the last kept token is gone with the ones that follow it, so that token is always run
-  // again.
-  const uint64_t keep = length == 0 ? 0 : length - 1;
-  std::vector<int32_t> again;
-  if (cache_.truncate(keep)) {
-    again.assign(ids_.begin() + static_cast<std::ptrdiff_t>(keep),
-                 ids_.begin() + static_cast<std::ptrdiff_t>(length));
-    ids_.resize(keep);
-  } else {
-    again.assign(ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(length));
+  // again, with its whole image if it ends one.
+  uint64_t from = length == 0 ? 0 : outside_images(images_, length - 1);
+  if (!cache_.truncate(from)) {
+    from = 0;
     cache_.truncate(0);
-    ids_.clear();
   }
-  feed(again, progress);
+  Prompt again{
+      {ids_.begin() + static_cast<std::ptrdiff_t>(from), ids_.begin() + static_cast<std::ptrdiff_t>(length)},
+      {}};
+  for (const PromptImage& image : images_)
+    if (image.begin >= from && image.begin < length)
+      again.images.push_back({image.begin - from, image.features});
+  keep(from);
+  append(again.ids, again.images, progress);
 }
 
 uint64_t Session::set(std::span<const int32_t> ids, const Progress& progress) {
+  return set(Prompt{{ids.begin(), ids.end()}, {}}, progress);
+}
+
+uint64_t Session::set(const Prompt& prompt, const Progress& progress) {
+  const std::span<const int32_t> ids = prompt.ids;
+  validate(prompt, model_->spec().hidden);
   if (ids.size() > context())
     throw Error(ErrorCode::kContextFull, "the prompt has " + std::to_string(ids.size()) +
                                              " tokens, the context holds " + std::to_string(context()) +
                                              "; use a larger context (--ctx) or a shorter text");
-  uint64_t common = static_cast<uint64_t>(
-      std::mismatch(ids.begin(), ids.end(), ids_.begin(), ids_.end()).first - ids.begin());
+  uint64_t common = common_prefix(ids, prompt.images, ids_, images_);
   if (common == ids_.size() && common == ids.size()) return common;
   // The last token is always run, so that its logits exist.
-  common = std::min<uint64_t>(common, ids.empty() ? 0 : ids.size() - 1);
+  common = outside_images(prompt.images, std::min<uint64_t>(common, ids.empty() ? 0 : ids.size() - 1));
   if (common < ids_.size()) {
     if (!cache_.truncate(common)) {
       common = 0;
       cache_.truncate(0);
     }
-    ids_.resize(common);
+    keep(common);
   }
-  feed(ids.subspan(common), progress);
+  std::vector<PromptImage> rest;
+  for (const PromptImage& image : prompt.images)
+    if (image.begin >= common) rest.push_back({image.begin - common, image.features});
+  append(ids.subspan(common), rest, progress);
   return common;
 }
 

@@ -140,10 +140,9 @@ TEST_P(MultimodalGolden, LogitsEqualTransformers) {
 }
 
 const auto by_name = [](const auto& i) { return std::string(i.param); };
-INSTANTIATE_TEST_SUITE_P(Families, TowerGolden,
-                         ::testing::Values("gemma4_mm_dense", "gemma4_mm_moe", "gemma4_mm_e2b"), by_name);
-INSTANTIATE_TEST_SUITE_P(Families, MultimodalGolden,
-                         ::testing::Values("gemma4_mm_dense", "gemma4_mm_moe", "gemma4_mm_e2b"), by_name);
+constexpr const char* kMultimodal[] = {"gemma4_mm_dense", "gemma4_mm_moe", "gemma4_mm_e2b"};
+INSTANTIATE_TEST_SUITE_P(Families, TowerGolden, ::testing::ValuesIn(kMultimodal), by_name);
+INSTANTIATE_TEST_SUITE_P(Families, MultimodalGolden, ::testing::ValuesIn(kMultimodal), by_name);
 
 class NanoVision : public ::testing::Test {
  protected:
