@@ -27,6 +27,8 @@ class Session {
  public:
   /// Throws Error(kInvalidArgument) for a context beyond the model's, kOutOfMemory.
   Session(std::shared_ptr<const Model> model, Engine& engine, const SessionOptions& options = {});
+  /// A fork: goes on by itself from what was fed so far. Copies the part of the cache that is in use.
+  Session(const Session&) = default;
 
   const Model& model() const { return *model_; }
   uint64_t context() const { return cache_.context(); }

@@ -28,6 +28,11 @@ class Nano : public ::testing::Test {
     for (size_t i = 0; i < b.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
     return worst;
   }
+  static double rms(std::span<const float> a, const std::vector<float>& b) {
+    double sum = 0;
+    for (size_t i = 0; i < b.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+    return std::sqrt(sum / static_cast<double>(b.size()));
+  }
   std::vector<float> fresh_logits(const std::vector<int32_t>& ids) {
     Session s(model, engine, options);
     s.feed(ids);
@@ -173,6 +178,40 @@ TEST_F(Nano, UserTextNeverBecomesASpecialToken) {
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 1), 0);
 }
 
+// Turns, forks and steps back over a coded cache end in the state that reading the same text anew, in other
+// chunks, ends in. A value whose rounding differs with the chunks may fall on the other side of a code's
+// threshold, which moves logits by some hundredths; a token in the wrong place moves them by units.
+TEST_F(Nano, CodedCachesForkTruncateAndGoOn) {
+  KvSettings exact_tail = KvSettings::uniform(3), full_only = KvSettings::preset(4);
+  exact_tail.tail = 30;
+  exact_tail.sinks = 4;
+  full_only.tail = 100;
+  for (const KvSettings& kv : {KvSettings::f32(), KvSettings::uniform(4), exact_tail, full_only}) {
+    options.kv = kv;
+    options.chunk = 64;
+    const auto ids = text(700);
+    const std::vector<int32_t> first(ids.begin(), ids.begin() + 431);
+    Session a(model, engine, options);
+    a.set(first);
+    Session b(a);  // two continuations of one conversation
+    auto left = first, right = first;
+    left.insert(left.end(), ids.begin() + 431, ids.begin() + 500);
+    right.insert(right.end(), ids.begin() + 600, ids.begin() + 690);
+    EXPECT_EQ(a.set(left), 431u) << describe(kv);
+    EXPECT_EQ(b.set(right), 431u) << describe(kv);
+    options.chunk = 37;
+    EXPECT_LT(rms(a.logits(), fresh_logits(left)), 0.1) << describe(kv);
+    EXPECT_LT(rms(b.logits(), fresh_logits(right)), 0.1) << describe(kv);
+    for (uint64_t length : {480u, 60u}) {  // within what the rings hold, and beyond it
+      a.truncate(length);
+      left.resize(length);
+      EXPECT_EQ(a.ids(), left);
+      EXPECT_LT(rms(a.logits(), fresh_logits(left)), 0.1) << describe(kv) << ", back to " << length;
+    }
+    EXPECT_EQ(b.ids(), right) << "the fork saw what happened to the other";
+  }
+}
+
 TEST_F(Nano, PlanEqualsAllocation) {
   const ModelFacts facts = model_facts(*model);
   EXPECT_EQ(facts.params,
@@ -182,7 +221,8 @@ TEST_F(Nano, PlanEqualsAllocation) {
   EXPECT_EQ(facts.kv_bytes_per_token,
             2u * 2 * 2 * 2 * 128);  // two full layers, K and V, BF16, 2 heads of 128
   for (uint64_t context : {100u, 1024u, 8192u})
-    for (const KvSettings& kv : {KvSettings::f32(), KvSettings::bf16()}) {
+    for (const KvSettings& kv : {KvSettings::f32(), KvSettings::bf16(), KvSettings::preset(4),
+                                 KvSettings::preset(3), KvSettings::uniform(2)}) {
       const SessionOptions o{.context = context, .chunk = 256, .kv = kv};
       const Session s(model, engine, o);
       const MemoryPlan plan =
