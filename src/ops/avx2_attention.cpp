@@ -9,6 +9,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #include "ops/avx2_butterflies.h"
 #include "ops/avx2_unpack.h"
+#include "ops/cache_formats.h"
 
 namespace hlwq::avx2 {
 namespace {
@@ -127,28 +128,6 @@ inline void coded_chunks(const HlwqMatrix& w, Fn&& fn) {
        c);
 }
 
-template <typename Fn>
-inline void for_format(const HlwqMatrix& w, Fn&& fn) {
-  const auto with_bits = [&]<int BITS>() {
-    switch (w.format.granule()) {
-      case 32:
-        return fn.template operator()<BITS, 32>();
-      case 64:
-        return fn.template operator()<BITS, 64>();
-      default:
-        return fn.template operator()<BITS, 128>();
-    }
-  };
-  switch (w.format.bits) {
-    case 2:
-      return with_bits.template operator()<2>();
-    case 3:
-      return with_bits.template operator()<3>();
-    default:
-      return with_bits.template operator()<4>();
-  }
-}
-
 }  // namespace
 
 void accumulate(const float* w, uint64_t rows, uint64_t cols, const float* a, uint64_t a_stride,
@@ -163,7 +142,7 @@ void accumulate_bf16(const uint16_t* w, uint64_t rows, uint64_t cols, const floa
 
 void accumulate_codes(const HlwqMatrix& w, const float* a, uint64_t a_stride, uint64_t tokens, float* y,
                       uint64_t y_stride) {
-  for_format(w, [&]<int BITS, int G>() {
+  for_cache_format(w, [&]<int BITS, int G>() {
     coded_chunks<BITS, G>(w, [&](const CodedRows<BITS, G>& rows, uint64_t c) {
       all_queries(rows, w.rows, a, a_stride, tokens, y + c, y_stride);
     });
@@ -171,7 +150,7 @@ void accumulate_codes(const HlwqMatrix& w, const float* a, uint64_t a_stride, ui
 }
 
 void decode_codes(const HlwqMatrix& w, float* out) {
-  for_format(w, [&]<int BITS, int G>() {
+  for_cache_format(w, [&]<int BITS, int G>() {
     coded_chunks<BITS, G>(w, [&](const CodedRows<BITS, G>& rows, uint64_t c) {
       for (uint64_t r = 0; r < w.rows; ++r) {
         __m256 v[kVectors];

@@ -101,10 +101,10 @@ void OutputParser::take_text(std::string_view text, Events& out) {
         name_.erase(0, n);
       }
       state_ = State::kThinking;
-      return add_thought(std::exchange(name_, {}), out);
+      return add_without_edges(Kind::kThinking, std::exchange(name_, {}), out);
     }
     case State::kThinking:
-      return add_thought(text, out);
+      return add_without_edges(Kind::kThinking, text, out);
     case State::kCall:
       call_.text += text;
   }
@@ -162,23 +162,12 @@ void OutputParser::add_text(std::string_view text, Events& out) {
     }
     newlines_ = std::exchange(space_, {});
   }
-  if (drop_newlines_) {
-    const size_t begin = text.find_first_not_of('\n');
-    if (begin == std::string_view::npos) return;
-    drop_newlines_ = false;
-    text.remove_prefix(begin);
-  }
-  const size_t last = text.find_last_not_of('\n');
-  if (last == std::string_view::npos) {
-    newlines_ += text;
-    return;
-  }
-  std::string certain = std::exchange(newlines_, std::string(text.substr(last + 1)));
-  certain += text.substr(0, last + 1);
-  emit(Kind::kText, std::move(certain), out);
+  add_without_edges(Kind::kText, text, out);
 }
 
-void OutputParser::add_thought(std::string_view text, Events& out) {
+// Newlines at the beginning and the end of a text or a thought belong to the format: the last ones wait for
+// what follows.
+void OutputParser::add_without_edges(Kind kind, std::string_view text, Events& out) {
   if (drop_newlines_) {
     const size_t begin = text.find_first_not_of('\n');
     if (begin == std::string_view::npos) return;
@@ -192,7 +181,7 @@ void OutputParser::add_thought(std::string_view text, Events& out) {
   }
   std::string certain = std::exchange(newlines_, std::string(text.substr(last + 1)));
   certain += text.substr(0, last + 1);
-  emit(Kind::kThinking, std::move(certain), out);
+  emit(kind, std::move(certain), out);
 }
 
 void OutputParser::open_thought(Events&) {
@@ -214,7 +203,7 @@ void OutputParser::close_thought(Events& out) {
   if (state_ == State::kThoughtName) {
     // A name without its newline is still the name; anything else has been thought.
     const std::string name = std::exchange(name_, {});
-    if (name + "\n" != format_.think_name) add_thought(name, out);
+    if (name + "\n" != format_.think_name) add_without_edges(Kind::kThinking, name, out);
   }
   newlines_.clear();
   drop_newlines_ = true;

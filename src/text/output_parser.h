@@ -50,7 +50,7 @@ class OutputParser {
   void take_text(std::string_view text, Events& out);
   void take_marker(const Marker& marker, Events& out);
   void add_text(std::string_view text, Events& out);
-  void add_thought(std::string_view text, Events& out);
+  void add_without_edges(OutputEvent::Kind kind, std::string_view text, Events& out);
   void open_thought(Events& out);
   void close_thought(Events& out);
   void open_call(bool marked);
