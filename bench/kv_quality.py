@@ -31,6 +31,9 @@ def settings(has_sliding, shares):
         out.append((f"V{b} alone", both(16, b) + off))
         for tail in (128, 1024):
             out.append((f"K{b}V{b}, tail {tail}", both(b) + off + ["--kv-tail", str(tail)]))
+        if b > 2:
+            out.append((f"K8V{b} everywhere", both(8, b) + off))
+            out.append((f"K8V{b}, tail 1024, 4 sinks", both(8, b) + off + ["--kv-tail", "1024", "--kv-sinks", "4"]))
         out.append((f"K{b}V{b}, 4 sinks", both(b) + off + ["--kv-sinks", "4"]))
         out.append((f"K{b}V{b}, tail 128, 4 sinks", both(b) + off + ["--kv-tail", "128", "--kv-sinks", "4"]))
         if has_sliding:

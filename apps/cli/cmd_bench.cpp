@@ -82,7 +82,6 @@ class Bench : public Command {
     options.bos = bos_token(model);
     options.kv = kv_.settings();
     if (base_kv_) options.base_kv = usage([&] { return KvSettings::preset(static_cast<int>(*base_kv_)); });
-    options.base_kv.share = KvShare::kOff;  // the yardstick stores everything
     ProgressLine line(base ? "KL divergence" : "perplexity");
     const EvalResult r = evaluate(model, base, engine, text_ids(model), options, line.progress());
     out["tokens"] = r.tokens;

@@ -111,9 +111,9 @@ std::string facts_text(const InfoReport& r) {
   if (f.vision_bytes) fact("vision", format_bytes(f.vision_bytes));
   for (const InfoReport::Cache& c : r.caches) {
     std::string text = format_bytes(c.parts.full_per_token) + " a token";
-    if (c.parts.sliding) text += ", " + format_bytes(c.parts.sliding) + " for the windows";
+    if (c.parts.sliding) text += ", " + format_bytes(c.parts.sliding) + " for windows";
     text += " (" + describe(c.kv.settings) + ")";
-    if (c.values_only) text += "; " + std::to_string(c.values_only) + " layers keep values only";
+    if (c.values_only) text += "; " + std::to_string(c.values_only) + " layers values only";
     fact(&c == &r.caches[0] ? "KV cache" : "", text);
   }
   fact("tokenizer", r.tokenizer);

@@ -11,7 +11,8 @@ int parse_bits(const std::string& option, std::string_view text) {
   int bits = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bits);
   if (error != std::errc() || end != text.data() + text.size())
-    throw UsageError(option + " wants BITS or K:V, each 2, 3, 4, 16 or 32, got '" + std::string(text) + "'");
+    throw UsageError(option + " wants BITS or K:V, each 2, 3, 4, 16 or 32 (keys also 8), got '" +
+                     std::string(text) + "'");
   return bits;
 }
 

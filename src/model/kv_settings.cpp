@@ -23,15 +23,16 @@ KvSettings KvSettings::preset(int bits) {
 }
 
 void validate(const KvSettings& s) {
-  const auto check = [](int bits, const char* what) {
-    if (bits != 2 && bits != 3 && bits != 4 && bits != 16 && bits != 32)
+  const auto check = [](int bits, bool keys, const char* what) {
+    if (bits != 2 && bits != 3 && bits != 4 && !(keys && bits == 8) && bits != 16 && bits != 32)
       throw Error(ErrorCode::kInvalidArgument, std::string("key/value cache: ") + std::to_string(bits) +
-                                                   " bits for " + what + "; choose 2, 3, 4, 16 or 32");
+                                                   " bits for " + what + "; choose 2, 3, 4, " +
+                                                   (keys ? "8, " : "") + "16 or 32");
   };
-  check(s.sliding.k_bits, "keys of sliding layers");
-  check(s.sliding.v_bits, "values of sliding layers");
-  check(s.full.k_bits, "keys of full layers");
-  check(s.full.v_bits, "values of full layers");
+  check(s.sliding.k_bits, true, "keys of sliding layers");
+  check(s.sliding.v_bits, false, "values of sliding layers");
+  check(s.full.k_bits, true, "keys of full layers");
+  check(s.full.v_bits, false, "values of full layers");
   constexpr uint64_t kMost = 1 << 20;
   if (s.tail > kMost || s.sinks > kMost)
     throw Error(ErrorCode::kInvalidArgument,

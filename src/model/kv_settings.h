@@ -7,8 +7,8 @@
 
 namespace hlwq {
 
-/// Bits of one kind of layer: 2, 3, 4 (HLWQ codes of each rotated head vector, one FP16 norm), 16 (BF16) or
-/// 32 (F32).
+/// Bits of one kind of layer: 2, 3, 4 (HLWQ codes of each rotated head vector, one FP16 norm; keys also 8),
+/// 16 (BF16) or 32 (F32).
 struct KvFormat {
   int k_bits = 16;
   int v_bits = 16;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 
 #include "base/half.h"
@@ -33,16 +32,16 @@ bool KvCodec::fits(uint64_t head_dim) {
 }
 
 KvCodec::KvCodec(int bits, uint64_t head_dim) {
-  if (bits < 2 || bits > 4 || !fits(head_dim))
-    throw Error(ErrorCode::kInvalidArgument,
-                "a key/value cache has codes of 2 to 4 bits for head sizes of 32, 64, 128, 256 or 512; got " +
-                    std::to_string(bits) + " bits for " + std::to_string(head_dim));
+  if (bits < 2 || (bits > 4 && bits != 8) || !fits(head_dim))
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "a key/value cache has codes of 2, 3, 4 or 8 bits for head sizes of 32, 64, 128, 256 or 512; got " +
+            std::to_string(bits) + " bits for " + std::to_string(head_dim));
   format_ = {bits, 1, static_cast<int>(head_dim)};
   codebook_ = lloyd_max_codebook(bits);
   tables_ = make_lookup_tables(codebook_);
-  std::fill(std::begin(thresholds_), std::end(thresholds_), std::numeric_limits<float>::infinity());
   for (size_t m = 0; m + 1 < size_t{1} << (bits - 1); ++m)
-    thresholds_[m] = 0.5f * (codebook_.values[m] + codebook_.values[m + 1]);
+    thresholds_.push_back(0.5f * (codebook_.values[m] + codebook_.values[m + 1]));
 }
 
 void KvCodec::encode(const float* x, float* rotated, uint8_t* codes, uint16_t* norm) const {
@@ -64,12 +63,22 @@ void KvCodec::encode(const float* x, float* rotated, uint8_t* codes, uint16_t* n
   float u[kMaxDim];
   for (uint64_t i = 0; i < d; ++i) u[i] = rotated[i] * scale;
   uint8_t stored[kMaxDim];
-  if (format_.bits == 4)
-    magnitudes<7>(u, d, thresholds_, stored);
-  else if (format_.bits == 3)
-    magnitudes<3>(u, d, thresholds_, stored);
-  else
-    magnitudes<1>(u, d, thresholds_, stored);
+  const float* thresholds = thresholds_.data();
+  switch (format_.bits) {
+    case 2:
+      magnitudes<1>(u, d, thresholds, stored);
+      break;
+    case 3:
+      magnitudes<3>(u, d, thresholds, stored);
+      break;
+    case 4:
+      magnitudes<7>(u, d, thresholds, stored);
+      break;
+    default:
+      for (uint64_t i = 0; i < d; ++i)
+        stored[i] = static_cast<uint8_t>(
+            std::lower_bound(thresholds_.begin(), thresholds_.end(), std::fabs(u[i])) - thresholds_.begin());
+  }
   // The least-squares scale for these codes: |x| <u, c> / <c, c>.
   float uc = 0, cc = 0;
   for (uint64_t i = 0; i < d; ++i) {

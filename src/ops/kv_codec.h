@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "ops/hlwq_matrix.h"
 
@@ -11,7 +12,8 @@ namespace hlwq {
 /// What a cache with codes needs for one width and head size: encoding, and the tables to read with.
 class KvCodec {
  public:
-  /// bits 2..4; head_dim as `fits` allows. Throws Error(kInvalidArgument) otherwise.
+  /// bits 2, 3, 4 or, for keys alone, 8 (values are read by kernels that know up to 4); head_dim as `fits`
+  /// allows. Throws Error(kInvalidArgument) otherwise.
   KvCodec(int bits, uint64_t head_dim);
 
   /// Head sizes that can be coded: powers of two from 32 to 512. Others stay BF16.
@@ -32,7 +34,7 @@ class KvCodec {
   HlwqFormat format_;
   Codebook codebook_;
   LookupTables tables_;
-  float thresholds_[8];  // between neighbouring magnitudes, ascending; unused ones are infinite
+  std::vector<float> thresholds_;  // between neighbouring magnitudes, ascending
 };
 
 }  // namespace hlwq

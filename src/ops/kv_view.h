@@ -9,10 +9,10 @@ namespace hlwq {
 
 /// Rings of head vectors, one a KV head: position p lies in slot p % capacity.
 struct KvRing {
-  int bits = 0;                    ///< 32: F32, 16: BF16, 2..4: codes; 0: nothing is stored here
-  uint64_t capacity = 0;           ///< slots
-  void* data = nullptr;            ///< [kv_heads, capacity, head_dim] values, or codes of row_bytes() each
-  uint16_t* norms = nullptr;       ///< with codes: FP16 [kv_heads, capacity]
+  int bits = 0;               ///< 32: F32, 16: BF16, 2..4 (keys: 8 too): codes; 0: nothing is stored here
+  uint64_t capacity = 0;      ///< slots
+  void* data = nullptr;       ///< [kv_heads, capacity, head_dim] values, or codes of row_bytes() each
+  uint16_t* norms = nullptr;  ///< with codes: FP16 [kv_heads, capacity]
   const KvCodec* codec = nullptr;  ///< with codes
   bool coded() const { return bits != 0 && bits < 16; }
 };

@@ -47,7 +47,7 @@ struct Kept {
 class PlainCache {
  public:
   PlainCache(const CacheCase& setup, const ModelSpec& spec) : s_(setup), spec_(spec) {
-    for (int bits : {2, 3, 4})
+    for (int bits : {2, 3, 4, 8})
       if (bits == s_.format.k_bits || bits == s_.format.v_bits)
         codecs_.push_back(std::make_unique<KvCodec>(bits, s_.head_dim));
   }
@@ -158,7 +158,9 @@ class PlainCache {
     for (uint64_t i = 0; i < d; ++i) {
       kept.exact.push_back(bf16_to_float(float_to_bf16(rotated[i])));
       kept.levels.push_back(scale * m.codebook->values[stored[i]]);
-      kept.int_levels.push_back(scale * m.tables->step * (m.tables->hi[0][stored[i]] + m.tables->offset));
+      kept.int_levels.push_back(
+          scale * m.tables->step *
+          (m.tables->hi[0][stored[i]] + m.tables->lo[0][stored[i]] / 128.0 + m.tables->offset));
     }
     return kept;
   }
@@ -264,7 +266,8 @@ TEST_P(KvAttention, EveryWidthAndHeadSize) {
 }
 
 TEST_P(KvAttention, KeysAndValuesOfDifferentWidths) {
-  for (const KvFormat f : {KvFormat{4, 16}, {16, 3}, {32, 2}, {2, 4}, {3, 32}}) run({64, 3, 1, 0, 0, 0, f});
+  for (const KvFormat f : {KvFormat{4, 16}, {16, 3}, {32, 2}, {2, 4}, {3, 32}, {8, 4}, {8, 16}})
+    run({64, 3, 1, 0, 0, 0, f});
 }
 
 TEST_P(KvAttention, WindowsTailsAndSinks) {
