@@ -28,8 +28,9 @@ KvFormat parse_format(const std::string& option, const std::string& text) {
 
 void KvArgs::declare(Args& args) {
   args.group("Key/value cache");
-  args.option("--kv-bits", bits_, "N",
-              "16 (BF16, the default), 32 (F32), or codes of 4, 3 or 2 bits where they cost least");
+  args.option(
+      "--kv-bits", bits_, "N",
+      "16 (BF16, the default), 32 (F32), or 4, 3, 2: values in codes of so many bits, keys of 8 (at 2: 4)");
   args.option("--kv-full", full_, "K:V", "Bits of keys and values on layers that see the whole context");
   args.option("--kv-sliding", sliding_, "K:V", "Bits of keys and values on sliding layers");
   args.option("--kv-tail", tail_, "N", "Newest tokens that stay exact beside codes");

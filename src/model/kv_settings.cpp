@@ -14,8 +14,10 @@ KvSettings KvSettings::uniform(int bits) {
 KvSettings KvSettings::preset(int bits) {
   KvSettings s = uniform(bits);
   if (bits > 4) return s;
-  // Measured in docs/kv-cache.md: sliding layers cost little and lose most, so they stay as they are; the
-  // newest thousand tokens and the first few carry most of the attention.
+  // Measured in docs/kv-cache.md: keys, where they are stored at all, lose far more than values; sliding
+  // layers cost little and lose most, so they stay as they are; the newest thousand tokens and the first few
+  // carry most of the attention.
+  s.full.k_bits = bits == 2 ? 4 : 8;
   s.sliding = {16, 16};
   s.tail = 1024;
   s.sinks = 4;
@@ -44,12 +46,12 @@ std::string describe(const KvSettings& s) {
     return bits == 32 ? std::string("F32") : bits == 16 ? std::string("BF16") : "Q" + std::to_string(bits);
   };
   const auto format = [&](const KvFormat& f) {
-    return f.k_bits == f.v_bits ? one(f.k_bits) : "K " + one(f.k_bits) + " V " + one(f.v_bits);
+    return f.k_bits == f.v_bits ? one(f.k_bits)
+                                : "K" + std::to_string(f.k_bits) + "V" + std::to_string(f.v_bits);
   };
   std::string text =
       s.sliding == s.full ? format(s.full) : "sliding " + format(s.sliding) + ", full " + format(s.full);
-  if (s.tail) text += ", tail " + std::to_string(s.tail);
-  if (s.sinks) text += ", sinks " + std::to_string(s.sinks);
+  if (s.tail || s.sinks) text += ", exact " + std::to_string(s.sinks) + " + " + std::to_string(s.tail);
   return text;
 }
 

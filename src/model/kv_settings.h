@@ -37,7 +37,7 @@ struct KvSettings {
 /// Throws Error(kInvalidArgument) naming the setting that is out of range.
 void validate(const KvSettings& settings);
 
-/// "BF16", "sliding BF16, full V only Q4, tail 256"...
+/// "BF16", "sliding BF16, full K8V4, exact 4 + 1024" (first and newest tokens)...
 std::string describe(const KvSettings& settings);
 
 }  // namespace hlwq
