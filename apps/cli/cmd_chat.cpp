@@ -60,8 +60,13 @@ class Chat : public Command {
     if (vision_) model->require_vision();
     SessionOptions session_options = context_.options();
     if (model->vision()) {
-      images_.emplace(model, image_options);
-      session_options.image_tokens = images_->max_tokens();
+      try {
+        images_.emplace(model, image_options);
+        session_options.image_tokens = images_->max_tokens();
+      } catch (const Error& e) {  // a model whose images cannot be prepared still talks
+        if (vision_) throw;
+        why_no_images_ = e.what();
+      }
     }
     generate_.sampling = sampling_.params(*model);
     generate_.stop = sampling_.stop;
@@ -195,14 +200,20 @@ class Chat : public Command {
   Prompt make_prompt(Session& session, Engine& engine) {
     if (image_paths(messages_).empty())
       return {chat_ids(session.model(), messages_, template_.options()), {}};
+    return encoder(session)
+        .chat(engine, messages_, template_.options(), session.context(), generate_.prefill)
+        .prompt;
+  }
+
+  ImageEncoder& encoder(const Session& session) {
     session.model().require_vision();
-    return images_->chat(engine, messages_, template_.options(), session.context(), generate_.prefill).prompt;
+    if (!images_) throw Error(ErrorCode::kUnsupported, why_no_images_);
+    return *images_;
   }
 
   // The image is decoded now, so that a bad file is refused here and not with the message.
   void attach(const Session& session, const std::string& file) {
-    session.model().require_vision();
-    const ImageInfo info = images_->inspect(std::filesystem::absolute(file).string());
+    const ImageInfo info = encoder(session).inspect(std::filesystem::absolute(file).string());
     pending_.push_back(info.path);
     show("(" + file + ", " + std::to_string(info.width) + " x " + std::to_string(info.height) + ": " +
          std::to_string(info.tokens) + " tokens with the next message)\n");
@@ -275,6 +286,7 @@ class Chat : public Command {
   GenerateOptions generate_;
   OrderedJson messages_;
   std::optional<ImageEncoder> images_;  // of a model that takes them
+  std::string why_no_images_;           // where the model has an image encoder that cannot be used
   std::vector<std::string> pending_;    // images of the next message
   bool vision_ = false;
   GenerateTiming last_;
