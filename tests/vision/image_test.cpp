@@ -90,7 +90,7 @@ Image filled(uint64_t w, uint64_t h, auto&& value) {
 
 TEST(Resize, KeepsFlatColoursAndMirrorsAndOriginals) {
   const Image flat = filled(37, 91, [](uint64_t, uint64_t, uint64_t c) { return 10 + 100 * c; });
-  for (const auto [w, h] : {std::pair<uint64_t, uint64_t>{48, 480}, {1, 1}, {37, 5}, {500, 91}, {37, 91}}) {
+  for (const auto& [w, h] : {std::pair<uint64_t, uint64_t>{48, 480}, {1, 1}, {37, 5}, {500, 91}, {37, 91}}) {
     const Image out = resize_bicubic(flat, w, h);
     ASSERT_EQ(out.rgb.size(), w * h * 3);
     for (size_t i = 0; i < out.rgb.size(); ++i) ASSERT_EQ(out.rgb[i], 10 + 100 * (i % 3));
