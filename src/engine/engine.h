@@ -19,7 +19,7 @@ class Engine {
  public:
   /// Throws Error(kInvalidArgument | kUnsupported) for an isa that is unknown or does not run here.
   explicit Engine(const EngineOptions& options = {});
-  Compute compute() { return {kernels_, &pool_}; }
+  Compute compute() { return {kernels_, &pool_, nullptr}; }
   std::string backend() const { return "cpu/" + std::string(kernels_->name); }  ///< "cpu/avx2"
   int threads() const { return pool_.threads(); }
 

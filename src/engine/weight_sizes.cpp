@@ -135,7 +135,7 @@ WeightSizes WeightPlanner::stored() const {
     if (const auto f = modules ? module_format(*modules, t.name) : std::nullopt)
       sum.add(t.name, t.shape.size(), t.elements(),
               checked_mul(t.rows(), f->row_bytes(t.cols()) + 2 * f->row_blocks(t.cols()), t.name),
-              "Q" + std::to_string(f->bits));
+              format_label(*f));
     else
       sum.add(t.name, t.shape.size(), t.elements(), stored_bytes(t), std::string(info(t.dtype).name));
   }
@@ -151,7 +151,7 @@ WeightSizes WeightPlanner::quantized(const QuantPolicy& policy) const {
   for (const PlannedTensor& p : plan.tensors) {
     tensors += p.bytes();
     sum.add(p.source->name, p.source->shape.size(), p.source->elements(), p.bytes(),
-            p.format ? "Q" + std::to_string(p.format->bits) : std::string(info(p.kept_dtype).name));
+            p.format ? format_label(*p.format) : std::string(info(p.kept_dtype).name));
   }
   return sum.take(plan.bytes - tensors);
 }

@@ -186,9 +186,8 @@ void Transformer::mlp_block(const Compute& compute, uint64_t layer, uint64_t tok
   add_in_place(compute, ws.projected.data(), ws.x.data(), tokens * hidden);
 }
 
-std::span<const float> Transformer::forward(const Compute& compute, KvCache& cache,
-                                            std::span<const int32_t> ids, Workspace& ws,
-                                            std::span<const ImageRun> images) const {
+void Transformer::begin(const Compute& compute, const KvCache& cache, std::span<const int32_t> ids,
+                        Workspace& ws, std::span<const ImageRun> images) const {
   const uint64_t tokens = ids.size(), hidden = spec_.hidden;
   if (tokens == 0 || tokens > cache.max_chunk())
     throw Error(ErrorCode::kInvalidArgument,
@@ -227,17 +226,30 @@ std::span<const float> Transformer::forward(const Compute& compute, KvCache& cac
                   cache.length() + image.begin + image.count);
   }
   if (per_layer_) per_layer_->prepare(compute, spec_, ws.text_ids, ws.x.data(), ws.per_layer);
-  for (uint64_t i = 0; i < layers_.size(); ++i) {
-    attention_block(compute, cache, i, tokens, ws);
-    mlp_block(compute, i, tokens, ws);
-    if (per_layer_)
-      per_layer_->add(compute, spec_, i, tokens, ws.x.data(), ws.projected.data(), ws.per_layer);
-    if (layers_[i].scalar != 1)
-      for (uint64_t j = 0; j < tokens * hidden; ++j) ws.x[j] *= layers_[i].scalar;
-  }
-  cache.advance(tokens);
-  rms_norm(compute, ws.x.data(), tokens, hidden, final_norm_.data(), spec_.norm_eps, ws.normed.data());
-  return {ws.normed.data(), tokens * hidden};
+}
+
+void Transformer::run_layer(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens,
+                            Workspace& ws) const {
+  attention_block(compute, cache, layer, tokens, ws);
+  mlp_block(compute, layer, tokens, ws);
+  if (per_layer_)
+    per_layer_->add(compute, spec_, layer, tokens, ws.x.data(), ws.projected.data(), ws.per_layer);
+  if (layers_[layer].scalar != 1)
+    for (uint64_t j = 0; j < tokens * spec_.hidden; ++j) ws.x[j] *= layers_[layer].scalar;
+}
+
+std::span<const float> Transformer::finish(const Compute& compute, uint64_t tokens, Workspace& ws) const {
+  rms_norm(compute, ws.x.data(), tokens, spec_.hidden, final_norm_.data(), spec_.norm_eps, ws.normed.data());
+  return {ws.normed.data(), tokens * spec_.hidden};
+}
+
+std::span<const float> Transformer::forward(const Compute& compute, KvCache& cache,
+                                            std::span<const int32_t> ids, Workspace& ws,
+                                            std::span<const ImageRun> images) const {
+  begin(compute, cache, ids, ws, images);
+  for (uint64_t i = 0; i < layers_.size(); ++i) run_layer(compute, cache, i, ids.size(), ws);
+  cache.advance(ids.size());
+  return finish(compute, ids.size(), ws);
 }
 
 void Transformer::logits(const Compute& compute, const float* hidden, uint64_t rows, float* out) const {

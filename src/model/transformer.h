@@ -53,6 +53,17 @@ class Transformer {
   std::span<const float> forward(const Compute& compute, KvCache& cache, std::span<const int32_t> ids,
                                  Workspace& ws, std::span<const ImageRun> images = {}) const;
 
+  /// The steps of forward(), for callers that go layer by layer over several sequences (calibration). begin:
+  /// checks `ids`, fills ws.x [tokens, hidden] with their embeddings and the rest of `ws` with what layers
+  /// need; run_layer: ws.x through one layer, whose keys and values the cache takes at its length(); finish:
+  /// the final norm into ws.normed. Another sequence's ws.x may be put in between as long as its ids, images
+  /// and cache length were the same or begin() is called anew. forward() also advances the cache.
+  void begin(const Compute& compute, const KvCache& cache, std::span<const int32_t> ids, Workspace& ws,
+             std::span<const ImageRun> images = {}) const;
+  void run_layer(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens,
+                 Workspace& ws) const;
+  std::span<const float> finish(const Compute& compute, uint64_t tokens, Workspace& ws) const;
+
   /// logits [rows, vocab] of hidden states [rows, hidden], soft-capped where the model says so.
   void logits(const Compute& compute, const float* hidden, uint64_t rows, float* out) const;
 

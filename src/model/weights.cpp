@@ -46,7 +46,7 @@ void WeightStore::use_hlwq(const StoredMatrix& stored, const std::string& name) 
   const HlwqFormat& f = stored.format;
   used_.push_back({name, stored.rows, stored.cols,
                    stored.rows * (f.row_bytes(stored.cols) + 2 * f.row_blocks(stored.cols)),
-                   "Q" + std::to_string(f.bits)});
+                   format_label(f)});
 }
 
 Weight WeightStore::hlwq_rows(const StoredMatrix& stored, uint64_t first, uint64_t rows) {

@@ -6,6 +6,7 @@
 
 #include "ops/avx2_kernels.h"
 #include "ops/avx512_kernels.h"
+#include "ops/scalar_kernels.h"
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 // g++ 12's own AVX-512 headers pass variables that are deliberately not initialised.
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -326,6 +327,7 @@ inline void rows_of_width(const HlwqMatrix& w, const QuantizedActivations& x, ui
 
 void hlwq_rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                float* y, uint64_t y_stride) {
+  if (w.format.lags > 1) return scalar::hlwq_rows(w, x, row_begin, row_end, y, y_stride);
   switch (w.format.bits) {
     case 2:
       return rows_of_width<2>(w, x, row_begin, row_end, y, y_stride);

@@ -12,7 +12,8 @@ namespace hlwq {
 /// Integer form of a codebook: value(q) ~ step * (hi[q] + lo[q] / 128 + offset).
 /// bits <= 5: lo is absent, offset is 0.5 and the step is chosen for least error (0.9 % of the coding error
 /// at Q5, less below; without the offset it would be 1.4 %); bits >= 6: offset is 0 and lo carries 7 more
-/// bits, since INT8 alone would cost 7 % at Q6 and more above.
+/// bits, since INT8 alone would cost 7 % at Q6 and more above. lags > 1: no lo at any width, offset 0.5, and
+/// exact for tables that were trained on such a grid (quant/coupled_tables.h).
 ///
 /// Codebooks are odd (quant/layout.h): kernels may look up magnitudes and apply the sign to either factor.
 ///   offset 0  : hi[q ^ sign bit] = -hi[q], the same for lo; both parts of one value have the same sign.
@@ -22,6 +23,8 @@ struct LookupTables {
   int bits = 0, lags = 1;
   bool has_lo = false;
   float step = 0, offset = 0;
+  /// lags > 1: the largest |sum of (hi + offset) over lags|; at most 127 where a block's values fit INT8.
+  float largest_sum = 0;
   alignas(64) int8_t hi[3][256] = {};  // [lag][stored code]
   alignas(64) int8_t lo[3][256] = {};  // [lag][stored code]
 };
@@ -47,8 +50,13 @@ struct QuantizedActivations {
   std::vector<int8_t> q;     // [tokens, blocks * block], zero-padded; kQPadding readable bytes follow
   std::vector<float> scale;  // [tokens, blocks], already divided by sqrt(block)
   std::vector<int32_t> sum;  // [tokens, blocks], sum of q over the block
-  /// Contents are unspecified afterwards.
+  /// For coupled codebooks: q turned left inside its block, turned[l - 1][.., i] = q[.., (i + l) mod block].
+  /// Empty until add_turns; padded like q.
+  std::vector<int8_t> turned[2];
+  /// Contents are unspecified afterwards; turned is empty.
   void resize(uint64_t tokens, uint64_t cols, int block);
+  /// Makes turned[0 .. lags - 2] from q, where they are not there yet.
+  void add_turns(int lags);
 };
 
 }  // namespace hlwq

@@ -70,9 +70,12 @@ struct Part {
 
 }  // namespace
 
-const QuantizedActivations& LinearInput::quantized(const Compute& compute, int block) {
+const QuantizedActivations& LinearInput::quantized(const Compute& compute, int block, int lags) {
   for (const auto& done : quantized_)
-    if (done->block == block) return *done;
+    if (done->block == block) {
+      done->add_turns(lags);
+      return *done;
+    }
   auto made = std::make_unique<QuantizedActivations>();
   made->resize(tokens_, cols_, block);
   QuantizedActivations& a = *made;
@@ -83,6 +86,7 @@ const QuantizedActivations& LinearInput::quantized(const Compute& compute, int b
       compute.kernels->linear.rotate_quantize(x_ + t * cols_, cols_, block, a.q.data() + t * padded,
                                               a.scale.data() + t * a.blocks, a.sum.data() + t * a.blocks);
   });
+  a.add_turns(lags);
   quantized_.push_back(std::move(made));
   return *quantized_.back();
 }
@@ -111,7 +115,9 @@ void linear(const Compute& compute, std::span<const LinearJob> jobs) {
                       " has " + std::to_string(w.cols()) + " columns, but its input has " +
                       std::to_string(input.cols()));
     if (w.dense) checked_dense(*w.dense);
-    const QuantizedActivations* a = w.hlwq ? &input.quantized(compute, w.hlwq->format.block) : nullptr;
+    if (compute.observer) compute.observer->observe(job);
+    const QuantizedActivations* a =
+        w.hlwq ? &input.quantized(compute, w.hlwq->format.block, w.hlwq->format.lags) : nullptr;
     // With many tokens a row is much work: chunks are only as large as the row tiles need. With few, cache
     // sized.
     const uint64_t cache_rows =

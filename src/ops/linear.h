@@ -13,9 +13,11 @@
 namespace hlwq {
 
 /// What ops run with; owned by the engine, passed everywhere, global nowhere.
+class LinearObserver;
 struct Compute {
   const Kernels* kernels;
   ThreadPool* pool;
+  LinearObserver* observer = nullptr;  ///< sees every linear's input (calibration); usually none
 };
 
 /// A weight matrix of either kind; exactly one pointer is set.
@@ -35,7 +37,8 @@ class LinearInput {
   const float* x() const { return x_; }
   uint64_t tokens() const { return tokens_; }
   uint64_t cols() const { return cols_; }
-  const QuantizedActivations& quantized(const Compute& compute, int block);
+  /// With the turned forms that `lags` need.
+  const QuantizedActivations& quantized(const Compute& compute, int block, int lags);
 
  private:
   const float* x_;
@@ -60,6 +63,13 @@ struct LinearJob {
 };
 /// The same for matrices that each have an input of their own (experts), as one parallel loop.
 void linear(const Compute& compute, std::span<const LinearJob> jobs);
+
+/// Told of every product before it runs, on the calling thread.
+class LinearObserver {
+ public:
+  virtual ~LinearObserver() = default;
+  virtual void observe(const LinearJob& job) = 0;
+};
 
 /// Decodes row r of a weight to cols floats (embeddings).
 void weight_row(const Weight& weight, uint64_t r, float* out);

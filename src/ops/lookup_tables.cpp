@@ -41,8 +41,7 @@ double best_int8_step(const Codebook& codebook, double top) {
   const std::vector<double> weights = magnitude_weights(codebook);
   const double smallest = top / 127;
   double best = smallest, best_error = std::numeric_limits<double>::infinity();
-  for (int i = 0; i <= kSteps; ++i) {
-    const double step = smallest * (1 + static_cast<double>(i) / kSteps);
+  const auto attempt = [&](double step) {
     double error = 0;
     for (int lag = 0; lag < codebook.lags; ++lag)
       for (size_t m = 0; m < weights.size(); ++m) {
@@ -51,7 +50,11 @@ double best_int8_step(const Codebook& codebook, double top) {
         error += weights[m] * e * e;
       }
     if (error < best_error) best_error = error, best = step;
-  }
+  };
+  for (int i = 0; i <= kSteps; ++i) attempt(smallest * (1 + static_cast<double>(i) / kSteps));
+  // Tables that lie on a grid are met exactly: their largest value is an odd multiple of half a step.
+  if (codebook.lags > 1)
+    for (int n = 0; n <= 126; ++n) attempt(top / (n + 0.5));
   return best;
 }
 
@@ -60,8 +63,9 @@ void check(const Codebook& codebook) {
     return Error(ErrorCode::kInvalidFile, "codebook " + codebook_name(codebook.bits, codebook.lags) + ": " +
                                               what + "; the checkpoint is damaged");
   };
-  if (codebook.bits < 2 || codebook.bits > 8 || codebook.lags < 1 || codebook.lags > 3)
-    throw bad("bits must be 2..8 and lags 1..3");
+  if (codebook.bits < 2 || codebook.bits > 8 || codebook.lags < 1 ||
+      codebook.lags > (codebook.bits <= 6 ? 3 : 1))
+    throw bad("bits must be 2..8 and lags 1..3, 1 above 6 bits");
   const size_t levels = size_t{1} << codebook.bits;
   if (codebook.values.size() != levels * codebook.lags)
     throw bad("it has " + std::to_string(codebook.values.size()) + " values, not " +
@@ -88,7 +92,7 @@ LookupTables make_lookup_tables(const Codebook& codebook) {
   LookupTables tables;
   tables.bits = codebook.bits;
   tables.lags = codebook.lags;
-  tables.has_lo = codebook.bits >= 6;
+  tables.has_lo = codebook.bits >= 6 && codebook.lags == 1;
   double top = 0;
   for (float v : codebook.values) top = std::max(top, std::fabs(static_cast<double>(v)));
 
@@ -112,6 +116,12 @@ LookupTables make_lookup_tables(const Codebook& codebook) {
         tables.hi[lag][m + half] = static_cast<int8_t>(-n - 1);
       }
     }
+  for (int lag = 0; lag < codebook.lags; ++lag) {
+    int largest = 0;
+    for (size_t m = 0; m < half; ++m)
+      largest = std::max({largest, 2 * tables.hi[lag][m] + 1, -2 * tables.hi[lag][m] - 1});
+    tables.largest_sum += 0.5f * static_cast<float>(largest);
+  }
   return tables;
 }
 
@@ -123,6 +133,19 @@ void QuantizedActivations::resize(uint64_t new_tokens, uint64_t new_cols, int ne
   q.resize(tokens * blocks * block + kQPadding);
   scale.resize(tokens * blocks);
   sum.resize(tokens * blocks);
+  for (std::vector<int8_t>& t : turned) t.clear();
+}
+
+void QuantizedActivations::add_turns(int lags) {
+  for (int lag = 1; lag < lags; ++lag) {
+    std::vector<int8_t>& out = turned[lag - 1];
+    if (!out.empty()) continue;
+    out.resize(q.size());
+    for (uint64_t b = 0; b < tokens * blocks; ++b) {
+      const int8_t* from = q.data() + b * static_cast<uint64_t>(block);
+      std::rotate_copy(from, from + lag, from + block, out.data() + b * static_cast<uint64_t>(block));
+    }
+  }
 }
 
 }  // namespace hlwq

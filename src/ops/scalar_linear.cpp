@@ -65,12 +65,13 @@ void hlwq_rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_
       for (uint64_t t = 0; t < x.tokens; ++t) {
         const int8_t* q = x.q.data() + (t * blocks + b) * format.block;
         int32_t hi = 0, lo = 0, offsets = 0;
-        // Lag j of code i acts on the value j places to the right, inside the block.
+        // Lag j of code i acts on the value j places to the right, around the block.
         for (int lag = 0; lag < format.lags; ++lag)
-          for (int i = 0; i + lag < format.block; ++i) {
-            hi += tables.hi[lag][codes[i]] * q[i + lag];
-            lo += tables.lo[lag][codes[i]] * q[i + lag];
-            offsets += q[i + lag];
+          for (int i = 0; i < format.block; ++i) {
+            const int at = (i + lag) % format.block;
+            hi += tables.hi[lag][codes[i]] * q[at];
+            lo += tables.lo[lag][codes[i]] * q[at];
+            offsets += q[at];
           }
         const float dot = static_cast<float>(hi) + static_cast<float>(lo) * 0x1p-7f +
                           tables.offset * static_cast<float>(offsets);

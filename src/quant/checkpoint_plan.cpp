@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
+#include <utility>
 
 #include "base/checked.h"
 #include "quant/published_layout.h"
@@ -16,7 +18,8 @@ CodebookKind effective_codebook(const QuantizeOptions& options) {
   return options.codebook;
 }
 
-Codebook make_codebook(int bits, CodebookKind kind) {
+Codebook make_codebook(int bits, int lags, CodebookKind kind) {
+  if (lags > 1) return coupled_codebook(bits, lags);
   switch (kind) {
     case CodebookKind::kPublishedA:
       return published_codebook(bits, PublishedVariant::kFinite4);
@@ -37,6 +40,7 @@ PlannedTensor plan_tensor(const Tensor& tensor, const QuantizeOptions& options) 
       throw Error(ErrorCode::kInvalidArgument, tensor.name + ": the published layout has no " +
                                                    std::to_string(decision.format->bits) +
                                                    "-bit codes; use 2 to 6 or 8, or the native layout");
+    decision.format->lags = 1;  // the layout has no place to say otherwise
     if (tensor.shape.size() != 2) {
       decision = {std::nullopt, "the published layout holds matrices only", true};
     } else {
@@ -96,9 +100,9 @@ uint64_t PlannedTensor::bytes() const {
   return rows * (format->row_bytes(cols) + 2 * format->row_blocks(cols));
 }
 
-const Codebook& CheckpointPlan::codebook(int bits) const {
+const Codebook& CheckpointPlan::codebook(int bits, int lags) const {
   return *std::find_if(codebooks.begin(), codebooks.end(),
-                       [bits](const Codebook& c) { return c.bits == bits; });
+                       [=](const Codebook& c) { return c.bits == bits && c.lags == lags; });
 }
 
 CheckpointPlan plan_checkpoint(const ModelSource& source, const QuantizeOptions& options) {
@@ -111,10 +115,11 @@ CheckpointPlan plan_checkpoint(const ModelSource& source, const QuantizeOptions&
                                              "); quantize the original BF16 or F16 weights instead");
   }
   CheckpointPlan plan;
-  std::set<int> widths;
+  std::set<std::pair<int, int>> widths;
   for (const Tensor& tensor : source.tensors->tensors()) {
     plan.tensors.push_back(plan_tensor(tensor, options));
-    if (plan.tensors.back().format) widths.insert(plan.tensors.back().format->bits);
+    if (plan.tensors.back().format)
+      widths.emplace(plan.tensors.back().format->bits, plan.tensors.back().format->lags);
   }
   if (widths.empty())
     throw Error(ErrorCode::kInvalidArgument, "the policy \"" + options.policy.name() +
@@ -122,11 +127,14 @@ CheckpointPlan plan_checkpoint(const ModelSource& source, const QuantizeOptions&
   std::stable_sort(
       plan.tensors.begin(), plan.tensors.end(),
       [](const PlannedTensor& a, const PlannedTensor& b) { return alignment_class(a) < alignment_class(b); });
-  for (const int bits : widths) plan.codebooks.push_back(make_codebook(bits, effective_codebook(options)));
+  for (const auto& [bits, lags] : widths)
+    plan.codebooks.push_back(make_codebook(bits, lags, effective_codebook(options)));
 
   if (options.layout == CheckpointLayout::kNative) {
     for (const Codebook& c : plan.codebooks)
-      plan.specs.push_back({codebook_name(c.bits, c.lags), DType::kF32, {1, uint64_t{1} << c.bits}});
+      plan.specs.push_back({codebook_name(c.bits, c.lags),
+                            DType::kF32,
+                            {static_cast<uint64_t>(c.lags), uint64_t{1} << c.bits}});
   } else {
     for (const PlannedTensor& p : plan.tensors)
       if (p.format) plan.specs.push_back({p.source->name + std::string(kPublishedMeta), DType::kI64, {5}});
@@ -149,9 +157,9 @@ std::string codebook_id(const QuantizeOptions& options) {
 
 OrderedJson quantization_config(const CheckpointPlan& plan, const QuantizeOptions& options) {
   // The format most weights have, for people; a decoder reads "modules".
-  std::map<std::pair<int, int>, uint64_t> weights;
+  std::map<std::tuple<int, int, int>, uint64_t> weights;
   for (const PlannedTensor& p : plan.tensors)
-    if (p.format) weights[{p.format->bits, p.format->block}] += p.source->elements();
+    if (p.format) weights[{p.format->bits, p.format->block, p.format->lags}] += p.source->elements();
   const auto common = std::max_element(weights.begin(), weights.end(), [](const auto& a, const auto& b) {
                         return a.second < b.second;
                       })->first;
@@ -159,7 +167,8 @@ OrderedJson quantization_config(const CheckpointPlan& plan, const QuantizeOption
   config["quant_method"] = "hlwq";
   config["version"] = kQuantizationVersion;
   config["layout"] = options.layout == CheckpointLayout::kNative ? "native" : "published";
-  config["default"] = {{"bits", common.first}, {"block", common.second}, {"lags", 1}};
+  config["default"] = {
+      {"bits", std::get<0>(common)}, {"block", std::get<1>(common)}, {"lags", std::get<2>(common)}};
   config["codebook"] = codebook_id(options);
   config["norm"] = options.norm == NormRule::kCorrected ? "corrected" : "published";
   config["policy"] = options.policy.name();

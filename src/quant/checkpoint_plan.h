@@ -27,11 +27,11 @@ struct PlannedTensor {
 
 struct CheckpointPlan {
   std::vector<PlannedTensor> tensors;  ///< in writing order; codebooks come before them all
-  std::vector<Codebook> codebooks;     ///< one a width in use, ascending
+  std::vector<Codebook> codebooks;     ///< one a (bits, lags) in use, ascending
   std::vector<TensorSpec> specs;       ///< in writing order: codebooks, then each tensor's parts
   uint64_t bytes = 0;                  ///< of all specs
 
-  const Codebook& codebook(int bits) const;
+  const Codebook& codebook(int bits, int lags) const;
 };
 
 CheckpointPlan plan_checkpoint(const ModelSource& source, const QuantizeOptions& options);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "hlwq/error.h"
+#include "quant/coupled_tables.h"
 
 namespace hlwq {
 namespace {
@@ -149,6 +150,39 @@ Codebook lloyd_max_codebook(int bits) {
     if (newton_step(mag) < 1e-12) return odd_codebook(bits, mag);
   throw Error(ErrorCode::kUnsupported, "the Lloyd-Max codebook of " + std::to_string(bits) +
                                            " bits did not converge: this build's floating point is broken");
+}
+
+Codebook coupled_codebook(int bits, int lags) {
+  const CoupledTable* table = coupled_table(bits, lags);
+  if (!table)
+    throw Error(ErrorCode::kUnsupported, "there are no coupled codebooks of " + std::to_string(bits) +
+                                             " bits with " + std::to_string(lags) +
+                                             " lags; use 2 to 6 bits with 2 lags, or 2 to 4 with 3");
+  const size_t half = magnitudes(bits);
+  Codebook codebook{bits, lags, {}};
+  for (int lag = 0; lag < lags; ++lag)
+    for (const int sign : {1, -1})
+      for (size_t m = 0; m < half; ++m)
+        codebook.values.push_back(
+            static_cast<float>(sign) * table->step *
+            (static_cast<float>(table->entries[static_cast<size_t>(lag) * half + m]) + 0.5f));
+  return codebook;
+}
+
+Codebook standard_codebook(int bits, int lags) {
+  return lags == 1 ? lloyd_max_codebook(bits) : coupled_codebook(bits, lags);
+}
+
+bool has_standard_codebook(int bits, int lags) {
+  return lags == 1 ? bits >= 2 && bits <= 8 : coupled_table(bits, lags) != nullptr;
+}
+
+void codebook_values(const Codebook& codebook, const uint8_t* q, int block, float* c) {
+  for (int t = 0; t < block; ++t) c[t] = codebook.values[q[t]];
+  for (int lag = 1; lag < codebook.lags; ++lag) {
+    const float* table = codebook.values.data() + (static_cast<size_t>(lag) << codebook.bits);
+    for (int t = 0; t < block; ++t) c[t] += table[q[t >= lag ? t - lag : t - lag + block]];
+  }
 }
 
 double gaussian_mse(const Codebook& codebook) {

@@ -4,11 +4,13 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "base/half.h"
 #include "hlwq/error.h"
 #include "quant/hadamard.h"
+#include "quant/trellis.h"
 
 namespace hlwq {
 namespace {
@@ -21,11 +23,11 @@ void check(const HlwqFormat& format, const Codebook& codebook) {
     throw Error(ErrorCode::kInvalidArgument,
                 "HLWQ needs 2 to 8 bits and a block of 32, 64, 128, 256 or 512; got " +
                     std::to_string(format.bits) + " bits, block " + std::to_string(format.block));
-  if (format.lags != 1 || codebook.lags != 1)
-    throw Error(ErrorCode::kUnsupported, "coupled codebooks (lags > 1) are not supported by this build");
-  if (codebook.bits != format.bits || codebook.values.size() != static_cast<size_t>(format.levels()))
-    throw Error(ErrorCode::kInvalidArgument,
-                "the codebook does not belong to " + std::to_string(format.bits) + " bits");
+  if (codebook.bits != format.bits || codebook.lags != format.lags ||
+      codebook.values.size() != static_cast<size_t>(format.levels()) * static_cast<size_t>(format.lags))
+    throw Error(ErrorCode::kInvalidArgument, "the codebook does not belong to " +
+                                                 std::to_string(format.bits) + " bits and " +
+                                                 std::to_string(format.lags) + " lags");
 }
 
 /// Nearest magnitude without a search: |u| falls in a cell that holds at most one threshold.
@@ -130,7 +132,9 @@ double residual(const float* u, const float* c, float ratio, int n) {
 class RowEncoder {
  public:
   RowEncoder(const HlwqFormat& format, const Codebook& codebook, NormRule rule, const std::string& name)
-      : format_(format), codebook_(codebook), rule_(rule), name_(name), table_(codebook) {}
+      : format_(format), codebook_(codebook), rule_(rule), name_(name) {
+    if (codebook.lags == 1) table_.emplace(codebook);
+  }
 
   CodecStats encode(const float* w, uint64_t cols, uint64_t row, uint8_t* codes, uint16_t* norms) const {
     CodecStats stats;
@@ -160,10 +164,8 @@ class RowEncoder {
     hadamard_sums(u, block);
     const float inverse = static_cast<float>(1 / norm);
     for (int i = 0; i < block; ++i) u[i] *= inverse;
-    for (int i = 0; i < block; ++i) {
-      q[i] = table_.code(u[i]);
-      c[i] = codebook_.values[q[i]];
-    }
+    choose_codes(u, block, q);
+    codebook_values(codebook_, q, block, c);
 
     const BlockSums sums = block_sums(u, c, block);
     const double scale = rule_ == NormRule::kCorrected ? norm * sums.uc / sums.cc : norm;
@@ -183,6 +185,13 @@ class RowEncoder {
     stats.dot += norm * decoded / block * sums.uc;
     stats.decoded_sq += decoded * decoded / block * sums.cc;
     return stored;
+  }
+
+  void choose_codes(const float* u, int block, uint8_t* q) const {
+    if (table_)
+      for (int i = 0; i < block; ++i) q[i] = table_->code(u[i]);
+    else
+      trellis_reference(codebook_, u, block, q);
   }
 
   uint16_t zero_block(double source, uint8_t* codes, CodecStats& stats) const {
@@ -224,7 +233,7 @@ class RowEncoder {
   const Codebook& codebook_;
   NormRule rule_;
   const std::string& name_;
-  MagnitudeTable table_;
+  std::optional<MagnitudeTable> table_;  // lags 1
 };
 
 }  // namespace
@@ -269,7 +278,7 @@ void decode_row(const HlwqFormat& format, const Codebook& codebook, const uint8_
   const int block = format.block;
   for (uint64_t b = 0; b < format.row_blocks(cols); ++b) {
     unpack_block(format, codes + b * format.block_bytes(), q);
-    for (int i = 0; i < block; ++i) x[i] = codebook.values[q[i]];
+    codebook_values(codebook, q, block, x);
     hadamard_sums(x, block);
     // n / sqrt(B) times H is n / B times the bare sums: exact apart from the sums and one product.
     const float scale = fp16_to_float(norms[b]) / static_cast<float>(block);

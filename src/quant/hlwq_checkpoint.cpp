@@ -39,10 +39,9 @@ int small_integer(const OrderedJson& object, const char* key, const std::string&
 HlwqFormat read_format(const OrderedJson& entry, const std::string& what) {
   const HlwqFormat f{small_integer(entry, "bits", what), small_integer(entry, "lags", what),
                      small_integer(entry, "block", what)};
-  if (!valid(f)) invalid(what + ": bits must be 2 to 8, lags 1 to 3 and the block 32, 64, 128, 256 or 512");
-  if (f.lags != 1)
-    throw Error(ErrorCode::kUnsupported,
-                what + ": coupled codebooks (lags > 1) are not supported by this build");
+  if (!valid(f))
+    invalid(what +
+            ": bits must be 2 to 8, lags 1 to 3 (1 above 6 bits) and the block 32, 64, 128, 256 or 512");
   return f;
 }
 
@@ -108,7 +107,7 @@ std::optional<StoredMatrix> HlwqCheckpoint::find(const std::string& name) const 
 const Codebook& HlwqCheckpoint::codebook(int bits, int lags) const {
   const auto it = codebooks_.find({bits, lags});
   if (it == codebooks_.end())
-    throw Error(ErrorCode::kNotFound, "the checkpoint has no " + std::to_string(bits) + "-bit codebook");
+    throw Error(ErrorCode::kNotFound, "the checkpoint has no codebook " + codebook_name(bits, lags));
   return it->second;
 }
 
@@ -164,16 +163,20 @@ void HlwqCheckpoint::add_native_codebook(const TensorSource& tensors, int bits, 
   codebook.lags = lags;
   codebook.values.resize(static_cast<size_t>(lags) * levels);
   std::memcpy(codebook.values.data(), t->data.data(), codebook.values.size() * sizeof(float));
-  float last = 0;
-  for (uint64_t m = 0; m < levels / 2; ++m) {
-    const float v = codebook.values[m];
-    // Units of the standard normal: nothing sensible comes near 100, and kernels turn these into small
-    // integers.
-    if (!std::isfinite(v) || v > 100 || !(v > last) || codebook.values[levels / 2 + m] != -v)
-      invalid(name +
-              " is no codebook: magnitudes must be finite, positive, ascending and mirrored for the negative "
-              "half");
-    last = v;
+  const auto bad = [&name](const char* rule) { invalid(name + " is no codebook: " + rule); };
+  for (int lag = 0; lag < lags; ++lag) {
+    float last = 0;
+    for (uint64_t m = 0; m < levels / 2; ++m) {
+      const float* v = &codebook.values[static_cast<uint64_t>(lag) * levels + m];
+      // Units of the standard normal: nothing sensible comes near 100, and kernels turn these into small
+      // integers.
+      if (!std::isfinite(*v) || std::fabs(*v) > 100 || v[levels / 2] != -*v)
+        bad("values must be finite, small and mirrored for the negative half");
+      // Coupled values may repeat: what tells such codes apart is their effect on the neighbours.
+      if (lag == 0 && (*v <= 0 || (lags == 1 ? *v <= last : *v < last)))
+        bad("magnitudes must be positive and ascending");
+      last = *v;
+    }
   }
   codebooks_.emplace(std::make_pair(bits, lags), std::move(codebook));
 }

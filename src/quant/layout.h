@@ -20,7 +20,11 @@
 // of signs. One vector load, shift and mask gives consecutive codes; the 1-bit plane is an AVX-512 mask as it
 // stands.
 //
-// Lags (coupled codebooks): the stored codes do not depend on the number of lags; only the tables do.
+// Lags (coupled codebooks): the packing does not depend on the number of lags; only the tables do. With L
+// lags each code also moves its L - 1 right neighbours, cyclically inside the block:
+//   value(t) = T_0[q_t] + T_1[q_(t-1)] + ... + T_(L-1)[q_(t-L+1)],  indices modulo the block.
+// The ring makes a block's first value as good as any other, and costs nothing: x . value becomes
+// sum_t (T_0[q_t] x_t + T_1[q_t] x_(t+1) ...), with activations turned by one inside the block.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +36,7 @@ namespace hlwq {
 
 struct HlwqFormat {
   int bits = 5;     ///< 2..8
-  int lags = 1;     ///< 1 = scalar codebook; 2 = coupled with the left neighbour
+  int lags = 1;     ///< 1 = scalar codebook; 2, 3 = coupled with the left neighbours, up to 6 bits
   int block = 128;  ///< 32, 64, 128, 256 or 512
 
   friend bool operator==(const HlwqFormat&, const HlwqFormat&) = default;
@@ -48,7 +52,7 @@ struct HlwqFormat {
 };
 
 constexpr bool valid(const HlwqFormat& f) {
-  return f.bits >= 2 && f.bits <= 8 && f.lags >= 1 && f.lags <= 3 &&
+  return f.bits >= 2 && f.bits <= 8 && f.lags >= 1 && f.lags <= (f.bits <= 6 ? 3 : 1) &&
          (f.block == 32 || f.block == 64 || f.block == 128 || f.block == 256 || f.block == 512);
 }
 
@@ -96,6 +100,11 @@ static_assert(stored_code(16, 5) == 0 && stored_code(15, 5) == 16);
 /// Packs one block of stored codes (one byte each) into block_bytes() bytes, and back. The scalar truth.
 void pack_block(const HlwqFormat& format, const uint8_t* codes, uint8_t* packed);
 void unpack_block(const HlwqFormat& format, const uint8_t* packed, uint8_t* codes);
+
+/// "Q5", and "Q5 l2" with coupled codebooks: how a format is shown to people.
+inline std::string format_label(const HlwqFormat& f) {
+  return "Q" + std::to_string(f.bits) + (f.lags > 1 ? " l" + std::to_string(f.lags) : "");
+}
 
 /// Names of a quantised weight's parts in a checkpoint, from the weight's own name ("...q_proj.weight").
 inline std::string codes_name(const std::string& weight) {

@@ -67,7 +67,7 @@ struct Group {
 
 std::string group_name(const QuantizedTensor& t) {
   if (t.bits == 0) return "kept as they are";
-  return std::string("Q") + std::to_string(t.bits) + ", blocks of " + std::to_string(t.block);
+  return format_label({t.bits, t.lags, t.block}) + ", blocks of " + std::to_string(t.block);
 }
 
 }  // namespace

@@ -89,12 +89,25 @@ std::string why_not_eligible(const Tensor& tensor) {
   return {};
 }
 
-QuantPolicy QuantPolicy::named(std::string_view name) {
+QuantPolicy QuantPolicy::named(std::string_view full_name) {
   QuantPolicy p;
-  p.name_ = std::string(name);
-  const auto add = [&p](Match kind, const char* pattern, int bits) {
-    p.rules_.push_back({kind, pattern, {bits, 0}});
+  p.name_ = std::string(full_name);
+  int lags = 1;
+  std::string_view name = full_name;
+  for (const int n : {2, 3})
+    if (name.ends_with("-l" + std::to_string(n))) {
+      lags = n;
+      name.remove_suffix(3);
+    }
+  const auto choice = [lags](int bits) {
+    int n = lags;
+    while (!has_standard_codebook(bits, n)) --n;
+    return Choice{bits, 0, n};
   };
+  const auto add = [&](Match kind, const char* pattern, int bits) {
+    p.rules_.push_back({kind, pattern, choice(bits)});
+  };
+  p.default_ = choice(5);
   if (name == "default") {
     // Of Q5's error in the output distribution the embedding makes far more than its share of the parameters.
     for (const char* suffix : {"embed_tokens.weight", "lm_head.weight", "wte.weight",
@@ -119,12 +132,13 @@ QuantPolicy QuantPolicy::named(std::string_view name) {
     return p;
   }
   if (name.size() == 2 && (name[0] == 'q' || name[0] == 'Q') && name[1] >= '2' && name[1] <= '8') {
-    p.default_.bits = name[1] - '0';
+    p.default_ = choice(name[1] - '0');
     return p;
   }
-  throw Error(ErrorCode::kInvalidArgument,
-              "no quantization policy is called \"" + p.name_ +
-                  "\": use default, published, q2 to q8, or a JSON file of rules");
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      "no quantization policy is called \"" + p.name_ +
+          "\": use default, published, q2 to q8, one of these with -l2 or -l3, or a JSON file of rules");
 }
 
 QuantPolicy QuantPolicy::from_json(std::string_view text, const std::string& what) {
@@ -141,12 +155,18 @@ QuantPolicy QuantPolicy::from_json(std::string_view text, const std::string& wha
       if (*c.bits < 2 || *c.bits > 8)
         bad(where, "\"bits\" must be 2 to 8, or null to keep the tensor as it is");
     }
+    if (from.contains("lags")) {
+      c.lags = integer(from["lags"], where, "lags");
+      if (c.bits && !has_standard_codebook(*c.bits, c.lags))
+        bad(where, "\"lags\" must be 1; 2 for 2 to 6 bits; or 3 for 2 to 4 bits");
+    }
     if (from.contains("block")) {
       c.block = integer(from["block"], where, "block");
       if (!valid(HlwqFormat{5, 1, c.block})) bad(where, "\"block\" must be 32, 64, 128, 256 or 512");
     }
     for (const auto& [key, value] : from.items())
-      if (key != "bits" && key != "block" && key != "match") bad(where, "unknown key \"" + key + "\"");
+      if (key != "bits" && key != "block" && key != "lags" && key != "match")
+        bad(where, "unknown key \"" + key + "\"");
     return c;
   };
   const Json* rules = &json;
@@ -211,7 +231,7 @@ QuantDecision QuantPolicy::decide(const Tensor& tensor, bool pad) const {
     return {std::nullopt,
             "its " + std::to_string(tensor.cols()) + " columns are no multiple of 32, and padding is off",
             true};
-  return {HlwqFormat{*choice.bits, 1, block}, {}, false};
+  return {HlwqFormat{*choice.bits, choice.lags, block}, {}, false};
 }
 
 }  // namespace hlwq

@@ -27,10 +27,12 @@ class QuantPolicy {
  public:
   /// "default": 5 bits, 6 for the token embedding and lm_head (not for per-layer embedding tables).
   /// "q2".."q8": one width for all. "published": the published mixed assignment (embedding 5, lm_head 6,
-  /// q/k/v 5, o 6, gate/up 3, down 4). Throws Error(kInvalidArgument) listing the names.
+  /// q/k/v 5, o 6, gate/up 3, down 4). A suffix "-l2" or "-l3" asks for coupled codebooks with that many lags
+  /// wherever the width has them ("q4-l2"). Throws Error(kInvalidArgument) listing the names.
   static QuantPolicy named(std::string_view name);
 
-  /// {"default": {"bits": 5}, "rules": [{"match": "*.down_proj.weight", "bits": 4, "block": 64}, ...]}, or
+  /// {"default": {"bits": 5}, "rules": [{"match": "*.down_proj.weight", "bits": 4, "lags": 2, "block": 64},
+  /// ...]}, or
   /// the bare list of rules. "match" is a glob (* and ?) over the whole tensor name, or "re:" and an
   /// ECMAScript regular expression found anywhere in it; the first match wins; "bits": null keeps the tensor;
   /// no match takes the default (5 bits). Throws Error(kInvalidFile) naming `what` and the rule.
@@ -46,6 +48,7 @@ class QuantPolicy {
   struct Choice {
     std::optional<int> bits;  // none: keep
     int block = 0;            // 0: natural
+    int lags = 1;
   };
   enum class Match { kSubstring, kSuffix, kGlob, kRegex };
   struct Rule {

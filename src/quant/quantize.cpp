@@ -70,6 +70,7 @@ class Streamer {
       const CodecStats stats = write_quantized(p);
       report.bits = p.format->bits;
       report.block = p.format->block;
+      report.lags = p.format->lags;
       report.mse = stats.relative_mse();
       report.cosine = stats.cosine();
     } else {
@@ -120,7 +121,7 @@ class Streamer {
     const Tensor& t = *p.source;
     const HlwqFormat& f = *p.format;
     const uint64_t rows = t.rows(), cols = t.cols(), slab = slab_rows(t), blocks = f.row_blocks(cols);
-    const Codebook& codebook = plan_.codebook(f.bits);
+    const Codebook& codebook = plan_.codebook(f.bits, f.lags);
     norms_.resize(rows * blocks);
     CodecStats stats;
     for (uint64_t first = 0; first < rows; first += slab) {

@@ -38,8 +38,9 @@ struct QuantizeOptions {
 
 struct QuantizedTensor {
   std::string name;
-  int bits = 0;        ///< 0: kept as it is
-  int block = 0;       ///< 0: kept as it is
+  int bits = 0;   ///< 0: kept as it is
+  int block = 0;  ///< 0: kept as it is
+  int lags = 1;
   double mse = 0;      ///< relative to the source's mean square
   double cosine = 1;   ///< between the source and what is decoded
   uint64_t bytes = 0;  ///< in the checkpoint

@@ -110,11 +110,11 @@ TEST_P(LinearTest, ResultsDoNotDependOnThreads) {
 TEST_P(LinearTest, InputIsRotatedOncePerBlockSize) {
   const auto x = test::gaussian(600, 3);
   LinearInput input(x.data(), 2, 300);
-  const QuantizedActivations* a = &input.quantized(compute_, 128);
+  const QuantizedActivations* a = &input.quantized(compute_, 128, 1);
   const int8_t* data = a->q.data();
-  const QuantizedActivations* b = &input.quantized(compute_, 32);
+  const QuantizedActivations* b = &input.quantized(compute_, 32, 1);
   EXPECT_NE(a, b);
-  EXPECT_EQ(&input.quantized(compute_, 128), a);
+  EXPECT_EQ(&input.quantized(compute_, 128, 1), a);
   EXPECT_EQ(a->q.data(), data) << "an earlier form moved";
 }
 

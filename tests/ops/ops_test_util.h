@@ -22,8 +22,10 @@
 
 namespace hlwq::test {
 
-/// An odd codebook of any (bits, lags). Lag 0 is Lloyd-Max; further lags are smaller and of both signs.
+/// An odd codebook of any (bits, lags). Lag 0 is Lloyd-Max; further lags are smaller and of both signs. Where
+/// there is a trained table, that.
 inline Codebook make_codebook(int bits, int lags) {
+  if (has_standard_codebook(bits, lags)) return standard_codebook(bits, lags);
   Codebook codebook = lloyd_max_codebook(bits);
   codebook.lags = lags;
   const size_t half = size_t{1} << (bits - 1);
@@ -90,6 +92,7 @@ inline QuantizedActivations quantize(const Kernels& kernels, const std::vector<f
   for (uint64_t t = 0; t < tokens; ++t)
     kernels.linear.rotate_quantize(&x[t * cols], cols, block, &a.q[t * a.blocks * block],
                                    &a.scale[t * a.blocks], &a.sum[t * a.blocks]);
+  a.add_turns(3);
   return a;
 }
 
@@ -113,10 +116,11 @@ inline Exact exact_output(const OwnedMatrix& m, const QuantizedActivations& a, u
     const double scale = static_cast<double>(fp16_to_float(m.norms[row * a.blocks + b])) *
                          a.scale[token * a.blocks + b] * tables.step;
     for (int lag = 0; lag < f.lags; ++lag)
-      for (int i = 0; i + lag < f.block; ++i) {
+      for (int i = 0; i < f.block; ++i) {
+        const int8_t x = q[(i + lag) % f.block];
         const double value = tables.hi[lag][codes[i]] + tables.lo[lag][codes[i]] / 128.0 + tables.offset;
-        e.value += scale * value * q[i + lag];
-        terms += std::fabs(scale * q[i + lag]) * (std::fabs(value) + 129);
+        e.value += scale * value * x;
+        terms += std::fabs(scale * x) * (std::fabs(value) + 129);
       }
   }
   e.tolerance = terms * (static_cast<double>(a.blocks) + 24) * 0x1p-24;

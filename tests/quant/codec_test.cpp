@@ -319,7 +319,7 @@ TEST(Codec, WrongArgumentsAreRefused) {
   EXPECT_EQ(error_of([&] {
               encode({5, 2, 128}, lloyd_max_codebook(5), NormRule::kCorrected, w, 1, 128, pool);
             }).code(),
-            ErrorCode::kUnsupported);
+            ErrorCode::kInvalidArgument);
   Codebook unsorted = lloyd_max_codebook(5);
   std::swap(unsorted.values[3], unsorted.values[4]);
   EXPECT_EQ(error_of([&] {

@@ -70,7 +70,8 @@ TEST(HostileCheckpoint, Configs) {
   EXPECT_THAT(with([](Fake& f) { f.x()["bits"] = -5; }), HasSubstr("bits"));
   EXPECT_THAT(with([](Fake& f) { f.x()["bits"] = 1e300; }), HasSubstr("bits"));
   EXPECT_THAT(with([](Fake& f) { f.x()["block"] = 100; }), HasSubstr("block"));
-  EXPECT_THAT(with([](Fake& f) { f.x()["lags"] = 2; }), HasSubstr("lags"));
+  EXPECT_THAT(with([](Fake& f) { f.x()["lags"] = 2; }), HasSubstr("hlwq.codebook.q5l2"));
+  EXPECT_THAT(with([](Fake& f) { f.x()["lags"] = 4; }), HasSubstr("lags"));
   EXPECT_THAT(with([](Fake& f) { f.x().erase("shape"); }), HasSubstr("shape"));
   EXPECT_THAT(with([](Fake& f) { f.x()["shape"] = {4}; }), HasSubstr("shape"));
   EXPECT_THAT(with([](Fake& f) { f.x()["shape"] = {4, -256}; }), HasSubstr("shape"));
