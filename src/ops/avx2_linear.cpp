@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "ops/avx2_kernels.h"
-#include "ops/scalar_kernels.h"
 #pragma GCC target("avx2,fma,f16c")
 #include "ops/avx2_unpack.h"
 
@@ -39,24 +38,60 @@ inline uint64_t prefetch_distance(uint64_t group_bytes) {
   return ceil_div(uint64_t{16384}, group_bytes) * group_bytes;
 }
 
+/// dot plus the products of 32 codes' values with the activations xv[0] of lag 0, xv[1] of lag 1...
+template <int G, int BITS>
+inline __m256i add_products(__m256i dot, const uint8_t* codes, int j, const Tables<BITS>& tables,
+                            const __m256i* xv) {
+  const Values v = values<BITS, G>(codes, j, tables);
+  const __m256i signed_x = _mm256_sign_epi8(xv[0], v.sign);
+  // |value| <= 127 and |x| <= 127: a pair sums to at most 32258, inside INT16.
+  const __m256i hi = _mm256_maddubs_epi16(v.hi, signed_x);
+  if constexpr (!Tables<BITS>::kHasLo)
+    return _mm256_add_epi32(dot, _mm256_madd_epi16(hi, _mm256_set1_epi16(1)));
+  const __m256i lo = _mm256_maddubs_epi16(v.lo, signed_x);
+  dot = _mm256_add_epi32(dot, _mm256_madd_epi16(hi, _mm256_set1_epi16(128)));
+  return _mm256_add_epi32(dot, _mm256_madd_epi16(lo, _mm256_set1_epi16(1)));
+}
+
+template <int G, int BITS, int LAGS, bool FITS>
+inline __m256i add_products(__m256i dot, const uint8_t* codes, int j,
+                            const LagTables<BITS, LAGS, FITS>& tables, const __m256i* xv) {
+  const Codes code = unpack<BITS, G>(codes, j);
+  const __m256i one = _mm256_set1_epi16(1);
+  __m256i pairs = _mm256_setzero_si256();
+#pragma GCC unroll 3
+  for (int lag = 0; lag < LAGS; ++lag) {
+    const __m256i v = tables.value(code, lag);
+    const __m256i product = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(xv[lag], v));
+    // The lags' |values| sum to at most 127 + 1/2 each, so that their pairs still fit INT16 together.
+    if constexpr (FITS)
+      pairs = _mm256_add_epi16(pairs, product);
+    else
+      dot = _mm256_add_epi32(dot, _mm256_madd_epi16(product, one));
+  }
+  return FITS ? _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, one)) : dot;
+}
+
 /// y[r] for R neighbouring rows from `row` and token t. R rows at once hide each other's latency and
 /// share the loads of the activations.
-template <int BITS, int G, int R>
-inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const Tables<BITS>& tables,
-                      uint64_t row, uint64_t t, float* y) {
-  constexpr bool kHasLo = Tables<BITS>::kHasLo;
+template <int G, int R, class T>
+inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const T& tables, uint64_t row,
+                      uint64_t t, float* y) {
+  constexpr bool kHasLo = T::kHasLo;
+  constexpr int kLags = T::kLags;
   const uint64_t blocks = x.blocks, row_bytes = w.format.row_bytes(w.cols);
   const int granules = w.format.block / G;
-  constexpr int kGranuleBytes = G * BITS / 8;
-  const int8_t* q = x.q.data() + t * blocks * w.format.block;
+  constexpr int kGranuleBytes = G * T::kBits / 8;
+  const int8_t* q[kLags];  // lag l's activations, turned by l inside each block
+  for (int lag = 0; lag < kLags; ++lag)
+    q[lag] = (lag == 0 ? x.q : x.turned[lag - 1]).data() + t * blocks * w.format.block;
   const float* scales = x.scale.data() + t * blocks;
   const int32_t* sums = x.sum.data() + t * blocks;
   const uint8_t* codes[R];
   __m256 total[R];
   for (int r = 0; r < R; ++r) codes[r] = w.codes + (row + r) * row_bytes, total[r] = _mm256_setzero_ps();
-  const __m256i hi_weight = _mm256_set1_epi16(kHasLo ? 128 : 1), lo_weight = _mm256_set1_epi16(1);
   const float step = kHasLo ? w.tables->step * 0x1p-7f : w.tables->step;
-  const float offset = w.tables->offset * 0.125f;  // spread over the 8 lanes
+  const float offset = kLags * w.tables->offset * 0.125f;  // spread over the 8 lanes
   // The rows after these follow in memory; the hardware's prefetchers give up at every page and change of
   // row.
   const uint64_t ahead = prefetch_distance(R * row_bytes);
@@ -72,20 +107,12 @@ inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const 
       for (int g = 0; g < granules; ++g) {
 #pragma GCC unroll 4
         for (int j = 0; j < G / 32; ++j) {
-          const __m256i xv = load(q + 32 * j);
+          __m256i xv[kLags];
+          for (int lag = 0; lag < kLags; ++lag) xv[lag] = load(q[lag] + 32 * j);
 #pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) {
-            const Values v = values<BITS, G>(codes[r], j, tables);
-            const __m256i signed_x = _mm256_sign_epi8(xv, v.sign);
-            // |value| <= 127 and |x| <= 127: a pair sums to at most 32258, inside INT16.
-            dot[r] =
-                _mm256_add_epi32(dot[r], _mm256_madd_epi16(_mm256_maddubs_epi16(v.hi, signed_x), hi_weight));
-            if constexpr (kHasLo)
-              dot[r] = _mm256_add_epi32(dot[r],
-                                        _mm256_madd_epi16(_mm256_maddubs_epi16(v.lo, signed_x), lo_weight));
-          }
+          for (int r = 0; r < R; ++r) dot[r] = add_products<G>(dot[r], codes[r], j, tables, xv);
         }
-        q += G;
+        for (int lag = 0; lag < kLags; ++lag) q[lag] += G;
         for (int r = 0; r < R; ++r) {
           for (int line = 0; line < kGranuleBytes; line += 64)
             _mm_prefetch(reinterpret_cast<const char*>(codes[r] + ahead + line), _MM_HINT_T0);
@@ -103,15 +130,15 @@ inline void one_token(const HlwqMatrix& w, const QuantizedActivations& x, const 
   for (int r = 0; r < R; ++r) y[r] = horizontal_sum(total[r]);
 }
 
-template <int BITS, int G>
+template <class T, int G>
 void few_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                 float* y, uint64_t y_stride) {
-  const Tables<BITS> tables(*w.tables);
+  const T tables(*w.tables);
   uint64_t r = row_begin;
   for (; r + 4 <= row_end; r += 4)
-    for (uint64_t t = 0; t < x.tokens; ++t) one_token<BITS, G, 4>(w, x, tables, r, t, y + t * y_stride + r);
+    for (uint64_t t = 0; t < x.tokens; ++t) one_token<G, 4>(w, x, tables, r, t, y + t * y_stride + r);
   for (; r < row_end; ++r)
-    for (uint64_t t = 0; t < x.tokens; ++t) one_token<BITS, G, 1>(w, x, tables, r, t, y + t * y_stride + r);
+    for (uint64_t t = 0; t < x.tokens; ++t) one_token<G, 1>(w, x, tables, r, t, y + t * y_stride + r);
 }
 
 // ---- many tokens
@@ -135,7 +162,7 @@ struct ScratchOwner {
 };
 
 /// Weights as integers that stand for 2 (hi + 0.5), or 128 hi + lo, so that no correction is left for later.
-template <int BITS, int G>
+template <int G, int BITS>
 inline void expand_row(const uint8_t* codes, int granules, const Tables<BITS>& tables, int16_t* out) {
   for (int g = 0; g < granules; ++g, codes += G * BITS / 8)
 #pragma GCC unroll 4
@@ -158,6 +185,37 @@ inline void expand_row(const uint8_t* codes, int granules, const Tables<BITS>& t
       _mm256_store_si256(reinterpret_cast<__m256i*>(out), first);
       _mm256_store_si256(reinterpret_cast<__m256i*>(out + 16), second);
     }
+}
+
+/// The same for the sum over lags, lag l's values turned right by l inside the block.
+template <int G, int BITS, int LAGS, bool FITS>
+inline void expand_row(const uint8_t* codes, int granules, const LagTables<BITS, LAGS, FITS>& tables,
+                       int16_t* out) {
+  constexpr int kBefore = 16;  // room for what comes around from the block's end
+  alignas(32) int16_t lagged[LAGS - 1][kBefore + kMaxBlock];
+  const int block = granules * G;
+  for (int g = 0; g < granules; ++g, codes += G * BITS / 8)
+#pragma GCC unroll 4
+    for (int j = 0; j < G / 32; ++j) {
+      const Codes code = unpack<BITS, G>(codes, j);
+      for (int lag = 0; lag < LAGS; ++lag) {
+        const __m256i v = tables.value(code, lag), one = _mm256_set1_epi16(1);
+        const __m256i first = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(v));
+        const __m256i second = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1));
+        int16_t* to = (lag == 0 ? out : lagged[lag - 1] + kBefore) + g * G + 32 * j;
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to),
+                           _mm256_add_epi16(_mm256_add_epi16(first, first), one));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + 16),
+                           _mm256_add_epi16(_mm256_add_epi16(second, second), one));
+      }
+    }
+  for (int lag = 1; lag < LAGS; ++lag) {
+    int16_t* from = lagged[lag - 1] + kBefore;
+    for (int i = 1; i <= lag; ++i) from[-i] = from[block - i];
+    for (int i = 0; i < block; i += 16)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(out + i),
+                         _mm256_add_epi16(load(out + i), load(from + i - lag)));
+  }
 }
 
 /// 8 rows of 8 32-bit values become 8 columns, stored kTileRows apart.
@@ -223,13 +281,13 @@ inline void widen(const int8_t* x, int n, int16_t* out) {
 
 /// Rows [row, row + n), n <= kTileRows, times tokens [t0, t0 + tokens). Missing rows repeat the last and are
 /// dropped.
-template <int BITS, int G>
-void tile_rows(const HlwqMatrix& w, const QuantizedActivations& x, const Tables<BITS>& tables, uint64_t row,
-               uint64_t n, uint64_t t0, int tokens, Scratch& s, float* y, uint64_t y_stride) {
+template <int G, class T>
+void tile_rows(const HlwqMatrix& w, const QuantizedActivations& x, const T& tables, uint64_t row, uint64_t n,
+               uint64_t t0, int tokens, Scratch& s, float* y, uint64_t y_stride) {
   const int block = w.format.block, granules = block / G;
   const uint64_t blocks = x.blocks, row_bytes = w.format.row_bytes(w.cols),
                  block_bytes = w.format.block_bytes();
-  const __m256 step = _mm256_set1_ps(w.tables->step * (Tables<BITS>::kHasLo ? 0x1p-7f : 0.5f));
+  const __m256 step = _mm256_set1_ps(w.tables->step * (T::kHasLo ? 0x1p-7f : 0.5f));
   uint64_t source[kTileRows];
   for (uint64_t i = 0; i < kTileRows; ++i) source[i] = row + (i < n ? i : n - 1);
   for (int t = 0; t < tokens; ++t)
@@ -241,7 +299,7 @@ void tile_rows(const HlwqMatrix& w, const QuantizedActivations& x, const Tables<
       for (int i = 0; i < 8; ++i) {
         const uint64_t r = source[half + i];
         norms[half + i] = w.norms[r * blocks + b];
-        expand_row<BITS, G>(w.codes + r * row_bytes + b * block_bytes, granules, tables, s.rows + i * block);
+        expand_row<G>(w.codes + r * row_bytes + b * block_bytes, granules, tables, s.rows + i * block);
       }
       for (int k = 0; k < block; k += 16) transpose8(s.rows + k, block, &s.weights[k / 2][half]);
     }
@@ -254,8 +312,8 @@ void tile_rows(const HlwqMatrix& w, const QuantizedActivations& x, const Tables<
     for (; t + kTileTokens <= tokens; t += kTileTokens)
       multiply_tile<kTileTokens>(s.weights, s.x + t * block, block, norm0, norm1, scales + t * blocks, blocks,
                                  s.sums + t);
-    const auto rest = [&]<int T>() {
-      multiply_tile<T>(s.weights, s.x + t * block, block, norm0, norm1, scales + t * blocks, blocks,
+    const auto rest = [&]<int N>() {
+      multiply_tile<N>(s.weights, s.x + t * block, block, norm0, norm1, scales + t * blocks, blocks,
                        s.sums + t);
     };
     switch (tokens - t) {
@@ -282,10 +340,10 @@ void tile_rows(const HlwqMatrix& w, const QuantizedActivations& x, const Tables<
     for (uint64_t i = 0; i < n; ++i) y[(t0 + t) * y_stride + row + i] = s.sums[t][i];
 }
 
-template <int BITS, int G>
+template <class T, int G>
 void many_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                  float* y, uint64_t y_stride) {
-  const Tables<BITS> tables(*w.tables);
+  const T tables(*w.tables);
   const ScratchOwner owner;
   // Groups of equal size, so that none is a small rest that still pays for expanding every weight.
   const uint64_t fits = kGroupValues / w.format.block, largest = fits < kGroupTokens ? fits : kGroupTokens;
@@ -294,8 +352,8 @@ void many_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t ro
   for (uint64_t t = 0; t < x.tokens; t += group) {
     const int tokens = static_cast<int>(x.tokens - t < group ? x.tokens - t : group);
     for (uint64_t r = row_begin; r < row_end; r += kTileRows)
-      tile_rows<BITS, G>(w, x, tables, r, row_end - r < kTileRows ? row_end - r : kTileRows, t, tokens,
-                         *owner.scratch, y, y_stride);
+      tile_rows<G>(w, x, tables, r, row_end - r < kTileRows ? row_end - r : kTileRows, t, tokens,
+                   *owner.scratch, y, y_stride);
   }
 }
 
@@ -303,34 +361,49 @@ void many_tokens(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t ro
 template <int BITS>
 constexpr uint64_t kManyTokens = BITS >= 7 ? 4 : 7;
 
-template <int BITS, int G>
+template <class T, int G>
 inline void rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                  float* y, uint64_t y_stride) {
-  if (x.tokens < kManyTokens<BITS>)
-    few_tokens<BITS, G>(w, x, row_begin, row_end, y, y_stride);
+  if (x.tokens < kManyTokens<T::kBits>)
+    few_tokens<T, G>(w, x, row_begin, row_end, y, y_stride);
   else
-    many_tokens<BITS, G>(w, x, row_begin, row_end, y, y_stride);
+    many_tokens<T, G>(w, x, row_begin, row_end, y, y_stride);
+}
+
+template <class T>
+inline void rows_by_granule(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin,
+                            uint64_t row_end, float* y, uint64_t y_stride) {
+  switch (w.format.granule()) {
+    case 32:
+      return rows<T, 32>(w, x, row_begin, row_end, y, y_stride);
+    case 64:
+      return rows<T, 64>(w, x, row_begin, row_end, y, y_stride);
+    default:
+      return rows<T, 128>(w, x, row_begin, row_end, y, y_stride);
+  }
 }
 
 template <int BITS>
 inline void rows_of_width(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin,
                           uint64_t row_end, float* y, uint64_t y_stride) {
-  switch (w.format.granule()) {
-    case 32:
-      return rows<BITS, 32>(w, x, row_begin, row_end, y, y_stride);
-    case 64:
-      return rows<BITS, 64>(w, x, row_begin, row_end, y, y_stride);
-    default:
-      return rows<BITS, 128>(w, x, row_begin, row_end, y, y_stride);
+  if constexpr (BITS <= 6) {
+    const bool fits = w.tables->largest_sum <= 127;
+    const auto coupled = [&]<int LAGS>() {
+      if (fits)
+        rows_by_granule<LagTables<BITS, LAGS, true>>(w, x, row_begin, row_end, y, y_stride);
+      else
+        rows_by_granule<LagTables<BITS, LAGS, false>>(w, x, row_begin, row_end, y, y_stride);
+    };
+    if (w.format.lags == 2) return coupled.template operator()<2>();
+    if (w.format.lags == 3) return coupled.template operator()<3>();
   }
+  rows_by_granule<Tables<BITS>>(w, x, row_begin, row_end, y, y_stride);
 }
 
 }  // namespace
 
 void hlwq_rows(const HlwqMatrix& w, const QuantizedActivations& x, uint64_t row_begin, uint64_t row_end,
                float* y, uint64_t y_stride) {
-  // Coupled codebooks have no AVX2 form yet.
-  if (w.format.lags > 1) return scalar::hlwq_rows(w, x, row_begin, row_end, y, y_stride);
   switch (w.format.bits) {
     case 2:
       return rows_of_width<2>(w, x, row_begin, row_end, y, y_stride);

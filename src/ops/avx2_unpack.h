@@ -71,6 +71,7 @@ inline __m256i bit_mask(const uint8_t* plane, int j) {
 /// magnitudes.
 template <int BITS>
 struct Tables {
+  static constexpr int kBits = BITS, kLags = 1;
   static constexpr int kCount = BITS <= 5 ? 1 : 1 << (BITS - 5);
   static constexpr bool kHasLo = BITS >= 6;
   __m256i hi[kCount], lo[kCount];
@@ -133,6 +134,48 @@ inline Values values(const uint8_t* p, int j, const Tables<BITS>& t) {
     return {lookup8(t.hi, index, s0, s1, s2), lookup8(t.lo, index, s0, s1, s2), _mm256_or_si256(code, one)};
   }
 }
+
+// ---- coupled codebooks: up to 6 bits, signed values of any lag from one unpacking of the codes
+
+/// 32 codes as table index, table half (bit 7: the second 16 entries; 6 bits only) and sign (0 or -1).
+struct Codes {
+  __m256i index, select, negative;
+};
+
+template <int BITS, int G>
+inline Codes unpack(const uint8_t* p, int j) {
+  const __m256i none = _mm256_setzero_si256();
+  if constexpr (BITS == 2) return {_mm256_and_si256(pairs<G>(p, j), _mm256_set1_epi8(3)), none, none};
+  if constexpr (BITS == 3)
+    return {_mm256_and_si256(pairs<G>(p, j), _mm256_set1_epi8(3)), none, bit_mask(p + G / 4, j)};
+  if constexpr (BITS == 4) return {nibbles<G>(p, j), none, none};
+  if constexpr (BITS == 5) return {nibbles<G>(p, j), none, bit_mask(p + G / 2, j)};
+  if constexpr (BITS == 6)
+    return {nibbles<G>(p, j), pair_bit<G, 0>(p + G / 2, j),
+            _mm256_cmpgt_epi8(none, pair_bit<G, 1>(p + G / 2, j))};
+}
+
+/// The tables of LAGS lags: with signs in the index at 2 and 4 bits, else of the codes with a clear sign bit.
+/// FITS: LookupTables::largest_sum is at most 127.
+template <int BITS, int LAGS, bool FITS>
+struct LagTables {
+  static constexpr int kBits = BITS, kLags = LAGS, kCount = BITS == 6 ? 2 : 1;
+  static constexpr bool kHasLo = false, kFits = FITS;
+  __m256i hi[LAGS][kCount];
+
+  explicit LagTables(const LookupTables& tables) {
+    for (int lag = 0; lag < LAGS; ++lag)
+      for (int i = 0; i < kCount; ++i)
+        hi[lag][i] =
+            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(tables.hi[lag]) + i));
+  }
+  /// Signed values; the offset of 0.5 makes the negative twin of v its complement.
+  __m256i value(const Codes& c, int lag) const {
+    if constexpr (BITS == 2 || BITS == 4) return lookup(hi[lag][0], c.index);
+    if constexpr (BITS == 6) return _mm256_xor_si256(lookup2(hi[lag], c.index, c.select), c.negative);
+    return _mm256_xor_si256(lookup(hi[lag][0], c.index), c.negative);
+  }
+};
 
 }  // namespace
 }  // namespace hlwq::avx2
