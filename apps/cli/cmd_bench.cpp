@@ -1,6 +1,11 @@
 // hlwq bench: quality (perplexity, KL divergence) and speed.
+#include <filesystem>
+
+#include "base/file.h"
 #include "common.h"
+#include "compare_report.h"
 #include "engine/plan.h"
+#include "eval/compare.h"
 #include "eval/perplexity.h"
 #include "eval/speed.h"
 #include "terminal.h"
@@ -15,7 +20,9 @@ class Bench : public Command {
   std::string examples() const override {
     return "  hlwq bench SmolLM2-Q5 --speed\n"
            "  hlwq bench SmolLM2-Q5 --ppl --text-file wiki.test.raw --windows 32\n"
-           "  hlwq bench SmolLM2-Q5 --kld SmolLM2.gguf --text-file wiki.test.raw --json";
+           "  hlwq bench SmolLM2-Q5 --kld SmolLM2.gguf --text-file wiki.test.raw --json\n"
+           "  hlwq bench SmolLM2.gguf --compare q4,q4-l2,int4,q4_k_m --text-file wiki.test.raw --chart "
+           "kl.svg";
   }
 
   void declare(Args& args) override {
@@ -32,6 +39,14 @@ class Bench : public Command {
     args.number("-c,--ctx", window_, 2, "N", "Tokens per window, the BOS included (512)");
     args.number("--stride", stride_, 1, "N", "Tokens from window to window (default: no overlap)");
     args.number("--windows", windows_, 1, "N", "Only the first N windows (default: all)");
+    args.group("Comparison");
+    args.option("--compare", compare_, "LIST",
+                "Quantise MODEL in several ways and measure each against it. Comma-separated: policies (q4, "
+                "q4-l2, default...), int4, nf4, GGUF types (q4_k_m), policy files, checkpoints; or usual");
+    args.option("--llama-quantize", llama_quantize_, "CMD",
+                "llama.cpp's quantiser, for GGUF types (llama-quantize)");
+    args.option("-o,--output", outputs_, "FILE", "Write the table as .md or .json; may be repeated");
+    args.option("--chart", chart_, "FILE.svg", "Draw bits per weight against mean KL");
     args.group("Speed");
     args.number("--prompt", prompt_, 1, "N", "Tokens of the prefill test (512)");
     args.number("--decode", decode_, 1, "N", "Tokens of the decode test (64)");
@@ -42,6 +57,9 @@ class Bench : public Command {
   }
 
   int run() override {
+    if (compare_) return run_comparison();
+    if (llama_quantize_ || chart_ || !outputs_.empty())
+      throw UsageError("--llama-quantize, --chart and -o go with --compare");
     const bool quality = ppl_ || base_;
     if (!quality) speed_ = true;
     if (quality && text_file_.has_value() + ids_file_.has_value() != 1)
@@ -74,7 +92,7 @@ class Bench : public Command {
     return model.tokenizer().encode(read_text(*text_file_), false, false);
   }
 
-  void measure_quality(const Model& model, const Model* base, Engine& engine, OrderedJson& out) const {
+  EvalOptions eval_options(const Model& model) const {
     EvalOptions options;
     options.window = static_cast<uint64_t>(window_);
     options.stride = static_cast<uint64_t>(stride_);
@@ -82,6 +100,75 @@ class Bench : public Command {
     options.bos = bos_token(model);
     options.kv = kv_.settings();
     if (base_kv_) options.base_kv = usage([&] { return KvSettings::preset(static_cast<int>(*base_kv_)); });
+    return options;
+  }
+
+  std::vector<Variant> variants() const {
+    std::string usual = "q3,q3-l2,q4,q4-l2,q5,q5-l2,q6,q6-l2,default,int4,nf4";
+    if (model_.ends_with(".gguf")) usual += ",q3_k_m,q4_k_m,q5_k_m,q6_k";
+    std::string list = "," + *compare_ + ",";
+    if (const size_t at = list.find(",usual,"); at != std::string::npos) list.replace(at + 1, 5, usual);
+    list = list.substr(1, list.size() - 2);
+    std::vector<Variant> all;
+    for (size_t begin = 0; begin <= list.size();) {
+      const size_t end = std::min(list.find(',', begin), list.size());
+      all.push_back(usage([&] { return parse_variant(list.substr(begin, end - begin)); }));
+      begin = end + 1;
+    }
+    return all;
+  }
+
+  int run_comparison() {
+    if (ppl_ || base_ || speed_) throw UsageError("--compare excludes --ppl, --kld and --speed");
+    if (text_file_.has_value() + ids_file_.has_value() != 1)
+      throw UsageError("--compare needs --text-file FILE (or --ids-file FILE)");
+    const auto ends = [](const std::string& file, const char* with) { return file.ends_with(with); };
+    for (const std::string& file : outputs_)
+      if (!ends(file, ".md") && !ends(file, ".json")) throw UsageError("-o writes .md or .json, not " + file);
+    if (chart_ && !ends(*chart_, ".svg")) throw UsageError("--chart writes .svg, not " + *chart_);
+    const std::vector<Variant> list = variants();
+
+    Engine engine = engine_.make();
+    const auto model = Model::load(model_);
+    const std::vector<int32_t> ids = text_ids(*model);
+    const EvalOptions options = eval_options(*model);
+    // Beside the results there is room for results; variants are as large as models.
+    std::filesystem::path work = std::filesystem::temp_directory_path();
+    if (!outputs_.empty()) work = std::filesystem::absolute(outputs_[0]).parent_path();
+    Comparison comparison(*model, engine, ids, options, work, llama_quantize_.value_or(""));
+    CompareReport report{model_, model_facts(*model), options.window, engine.backend(), {}};
+    for (size_t i = 0; i < list.size(); ++i) {
+      const std::string which =
+          list[i].name + " (" + std::to_string(i + 1) + " of " + std::to_string(list.size()) + "), ";
+      ProgressLine making(which + "quantizing", ProgressLine::Unit::kBytes);
+      std::optional<ProgressLine> evaluating;  // starts its clock when making ends
+      Progress evaluation;
+      evaluation.cancelled = &interrupted();
+      evaluation.report = [&](uint64_t done, uint64_t total, const std::string& what) {
+        making.clear();
+        if (!evaluating) evaluating.emplace(which + "evaluating");
+        evaluating->update(done, total, what);
+      };
+      report.rows.push_back(comparison.run(list[i], making.progress(), evaluation));
+    }
+    for (const std::string& file : outputs_)
+      write(file, ends(file, ".md") ? report.markdown() : report.json().dump(1) + "\n");
+    if (chart_) write(*chart_, report.chart());
+    if (json_)
+      print_json(report.json());
+    else
+      show(report.table());
+    return kDone;
+  }
+
+  static void write(const std::string& path, const std::string& text) {
+    AtomicFile file(path);
+    file.write(text);
+    file.commit();
+  }
+
+  void measure_quality(const Model& model, const Model* base, Engine& engine, OrderedJson& out) const {
+    const EvalOptions options = eval_options(model);
     ProgressLine line(base ? "KL divergence" : "perplexity");
     const EvalResult r = evaluate(model, base, engine, text_ids(model), options, line.progress());
     out["tokens"] = r.tokens;
@@ -142,7 +229,8 @@ class Bench : public Command {
   }
 
   std::string model_;
-  std::optional<std::string> base_, text_file_, ids_file_;
+  std::optional<std::string> base_, text_file_, ids_file_, compare_, llama_quantize_, chart_;
+  std::vector<std::string> outputs_;
   bool ppl_ = false, speed_ = false, json_ = false;
   int64_t window_ = 512, stride_ = 0, windows_ = 0, prompt_ = 512, decode_ = 64, depth_ = 0, repeats_ = 5;
   KvArgs kv_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -34,8 +34,35 @@ struct EvalResult {
   double top1 = 0;  ///< fraction of tokens where both models' likeliest token is the same
 };
 
-/// Windows start every `stride` tokens; in each, only tokens that no earlier window predicted count.
-/// The base, when given, must have the same vocabulary. Throws Error(kInvalidArgument) for too little text.
+/// Evaluates models one after another over the same windows of a text. Windows start every `stride` tokens;
+/// in each, only tokens that no earlier window predicted count.
+class Evaluator {
+ public:
+  /// `base` may be null; it and `text` must outlive this. Final hidden states of the base are kept from the
+  /// first run on, up to `keep_bytes`: later runs then need only its logits. Throws Error(kInvalidArgument)
+  /// for too little text or a window that the base doesn't take.
+  Evaluator(const Model* base, Engine& engine, std::span<const int32_t> text, const EvalOptions& options,
+            uint64_t keep_bytes = 0);
+  ~Evaluator();
+  Evaluator(const Evaluator&) = delete;
+
+  /// The model's cache is `kv`. Throws Error(kInvalidArgument) for a vocabulary that isn't the base's.
+  EvalResult run(const Model& model, const KvSettings& kv, const Progress& progress = {});
+
+ private:
+  class Runner;
+  void read_base(uint64_t k, std::span<const int32_t> window);
+
+  const Model* base_;
+  Engine& engine_;
+  std::span<const int32_t> text_;
+  EvalOptions options_;
+  uint64_t keep_bytes_;
+  std::unique_ptr<Runner> base_runner_;
+  std::vector<std::vector<float>> base_states_;  ///< of the first windows
+};
+
+/// One model, with options.kv.
 EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::span<const int32_t> text,
                     const EvalOptions& options, const Progress& progress = {});
 
