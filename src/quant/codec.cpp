@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -17,6 +18,8 @@ namespace {
 
 constexpr int kMaxBlock = 512;
 constexpr size_t kMaxCells = 8192;
+/// Searches of a block with its scale (TrellisEncoder::encode).
+constexpr int kRounds = 4;
 
 void check(const HlwqFormat& format, const Codebook& codebook) {
   if (!valid(format))
@@ -129,69 +132,103 @@ double residual(const float* u, const float* c, float ratio, int n) {
   return s;
 }
 
+/// One block of a matrix on its way to codes.
+struct Source {
+  const float* w;
+  uint64_t count, row, col;  ///< values of the matrix, and where they begin in it
+  double square, norm;       ///< norm 0 where nothing is left to code
+};
+
 class RowEncoder {
  public:
   RowEncoder(const HlwqFormat& format, const Codebook& codebook, NormRule rule, const std::string& name)
       : format_(format), codebook_(codebook), rule_(rule), name_(name) {
-    if (codebook.lags == 1) table_.emplace(codebook);
+    if (codebook.lags == 1)
+      nearest_.emplace(codebook);
+    else
+      trellis_.emplace(codebook, detect_cpu());
   }
 
-  CodecStats encode(const float* w, uint64_t cols, uint64_t row, uint8_t* codes, uint16_t* norms) const {
-    CodecStats stats;
-    for (uint64_t b = 0; b < format_.row_blocks(cols); ++b) {
-      const uint64_t begin = b * static_cast<uint64_t>(format_.block);
-      const uint64_t count = std::min<uint64_t>(format_.block, cols - begin);
-      norms[b] = encode_block(w + begin, count, row, begin, codes + b * format_.block_bytes(), stats);
+  /// Rows that are worth a thread's while; with a trellis, whose blocks fill its vectors as well.
+  uint64_t grain(uint64_t cols) const {
+    const uint64_t plain = std::clamp<uint64_t>(16384 / std::max<uint64_t>(cols, 1), 1, 64);
+    if (!trellis_ || cols == 0) return plain;
+    const auto width = static_cast<uint64_t>(trellis_->width());
+    const uint64_t full = width / std::gcd(width, format_.row_blocks(cols));
+    return ceil_div(plain, full) * full;
+  }
+
+  /// Rows [begin, end) of w; stats [rows of w], codes and norms of all rows.
+  void encode(const float* w, uint64_t cols, uint64_t begin, uint64_t end, uint64_t first_row,
+              TrellisScratch& scratch, CodecStats* stats, uint8_t* codes, uint16_t* norms) const {
+    const uint64_t row_blocks = format_.row_blocks(cols), tile = trellis_ ? trellis_->width() : 1;
+    const auto block = static_cast<uint64_t>(format_.block);
+    std::vector<float> u(tile * block);
+    std::vector<uint8_t> q(tile * block);
+    std::vector<Source> sources(tile);
+    for (uint64_t b0 = begin * row_blocks; b0 < end * row_blocks; b0 += tile) {
+      const uint64_t count = std::min(tile, end * row_blocks - b0);
+      for (uint64_t i = 0; i < count; ++i) {
+        const uint64_t row = (b0 + i) / row_blocks, col = (b0 + i) % row_blocks * block;
+        sources[i] =
+            rotate(w + row * cols + col, std::min(block, cols - col), first_row + row, col, &u[i * block]);
+      }
+      if (nearest_)
+        for (uint64_t i = 0; i < block; ++i) q[i] = nearest_->code(u[i]);
+      else
+        trellis_->encode(u.data(), format_.block, count, kRounds, scratch, q.data());
+      for (uint64_t i = 0; i < count; ++i)
+        norms[b0 + i] = finish(sources[i], &u[i * block], &q[i * block],
+                               codes + (b0 + i) * format_.block_bytes(), stats[(b0 + i) / row_blocks]);
     }
-    return stats;
   }
 
  private:
-  uint16_t encode_block(const float* w, uint64_t count, uint64_t row, uint64_t col, uint8_t* codes,
-                        CodecStats& stats) const {
-    alignas(64) float u[kMaxBlock], c[kMaxBlock];
-    alignas(64) uint8_t q[kMaxBlock];
+  /// u [block]: the block rotated, of unit variance.
+  Source rotate(const float* w, uint64_t count, uint64_t row, uint64_t col, float* u) const {
     const int block = format_.block;
-    const double source = sum_squares(w, count);
-    if (!std::isfinite(source)) fail_not_finite(w, count, row, col);
-    const double norm = std::sqrt(source);
-    stats.source_sq += source;
+    const double square = sum_squares(w, count);
+    if (!std::isfinite(square)) fail_not_finite(w, count, row, col);
+    const double norm = std::sqrt(square);
     // Far below FP16's least positive value, where 1 / norm may not be a float any more.
-    if (norm < 1e-12) return zero_block(source, codes, stats);
-
+    if (norm < 1e-12) {
+      std::fill_n(u, block, 0.0f);
+      return {w, count, row, col, square, 0};
+    }
     std::memcpy(u, w, count * sizeof(float));
     std::fill(u + count, u + block, 0.0f);
     hadamard_sums(u, block);
     const float inverse = static_cast<float>(1 / norm);
     for (int i = 0; i < block; ++i) u[i] *= inverse;
-    choose_codes(u, block, q);
-    codebook_values(codebook_, q, block, c);
+    return {w, count, row, col, square, norm};
+  }
 
+  /// Packs the codes q of u; the stored norm.
+  uint16_t finish(const Source& s, const float* u, const uint8_t* q, uint8_t* codes,
+                  CodecStats& stats) const {
+    alignas(64) float c[kMaxBlock];
+    const int block = format_.block;
+    stats.source_sq += s.square;
+    if (s.norm == 0) return zero_block(s.square, codes, stats);
+    codebook_values(codebook_, q, block, c);
     const BlockSums sums = block_sums(u, c, block);
-    const double scale = rule_ == NormRule::kCorrected ? norm * sums.uc / sums.cc : norm;
+    const double scale = rule_ == NormRule::kCorrected ? s.norm * sums.uc / sums.cc : s.norm;
     const uint16_t stored = float_to_fp16(static_cast<float>(scale));
-    if (stored >= 0x7c00) fail_too_large(scale, row, col);
-    if (stored == 0) return zero_block(source, codes, stats);
+    if (stored >= 0x7c00) fail_too_large(scale, s.row, s.col);
+    if (stored == 0) return zero_block(s.square, codes, stats);
     pack_block(format_, q, codes);
 
-    if (count < static_cast<uint64_t>(block)) {
-      padded_stats(w, count, stored, c, stats);
+    if (s.count < static_cast<uint64_t>(block)) {
+      padded_stats(s.w, s.count, stored, c, stats);
       return stored;
     }
     // H keeps lengths, so the error is measured where u and c are: w = norm/sqrt(B) H u, w' = decoded/sqrt(B)
     // H c.
     const double decoded = fp16_to_float(stored);
-    stats.error_sq += source / block * residual(u, c, static_cast<float>(decoded / norm), block);
-    stats.dot += norm * decoded / block * sums.uc;
+    stats.error_sq += s.square / block * residual(u, c, static_cast<float>(decoded / s.norm), block);
+    stats.dot += s.norm * decoded / block * sums.uc;
     stats.decoded_sq += decoded * decoded / block * sums.cc;
     return stored;
-  }
-
-  void choose_codes(const float* u, int block, uint8_t* q) const {
-    if (table_)
-      for (int i = 0; i < block; ++i) q[i] = table_->code(u[i]);
-    else
-      trellis_reference(codebook_, u, block, q);
   }
 
   uint16_t zero_block(double source, uint8_t* codes, CodecStats& stats) const {
@@ -233,7 +270,8 @@ class RowEncoder {
   const Codebook& codebook_;
   NormRule rule_;
   const std::string& name_;
-  std::optional<MagnitudeTable> table_;  // lags 1
+  std::optional<MagnitudeTable> nearest_;  // lags 1
+  std::optional<TrellisEncoder> trellis_;  // more
 };
 
 }  // namespace
@@ -259,11 +297,10 @@ CodecStats encode_rows(const HlwqFormat& format, const Codebook& codebook, NormR
   const RowEncoder encoder(format, codebook, rule, name);
   // Summed in row order afterwards, so that figures do not depend on which thread took which row.
   std::vector<CodecStats> stats(rows);
-  const uint64_t grain = std::clamp<uint64_t>(16384 / std::max<uint64_t>(cols, 1), 1, 64);
-  pool.parallel_for(rows, grain, [&](size_t begin, size_t end, int) {
-    for (size_t r = begin; r < end; ++r)
-      stats[r] = encoder.encode(weights + r * cols, cols, first_row + r, codes + r * format.row_bytes(cols),
-                                norms + r * format.row_blocks(cols));
+  std::vector<TrellisScratch> scratch(static_cast<size_t>(pool.threads()));
+  pool.parallel_for(rows, encoder.grain(cols), [&](size_t begin, size_t end, int thread) {
+    encoder.encode(weights, cols, begin, end, first_row, scratch[static_cast<size_t>(thread)], stats.data(),
+                   codes, norms);
   });
   CodecStats total;
   for (const CodecStats& s : stats) total += s;

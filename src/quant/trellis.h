@@ -1,15 +1,47 @@
 // The search for the best codes of a coupled codebook (lags 2 and 3): Viterbi over the last lags - 1 codes.
+//
+// A block is a ring (quant/layout.h), which Viterbi's algorithm cannot close by itself. So a first, short
+// search around the block's middle, free at both ends, decides the codes just before the middle: ends that
+// far away hardly matter. The ring is then cut there and searched exactly, with these codes before its first
+// value and at its end.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 
+#include "base/cpu.h"
 #include "quant/codebook.h"
+#include "quant/trellis_search.h"
 
 namespace hlwq {
 
-/// Codes q [block] that make sum_t (u_t - c_t)^2 least, c = codebook_values(codebook, q). Exact for the
-/// state at the middle of the block that a first search, free at both ends, decides; the ring then starts
-/// and ends there. The scalar reference of every other implementation.
+/// Codes of unit-variance blocks with a coupled codebook. Constant and shared by threads; each brings its own
+/// scratch.
+class TrellisEncoder {
+ public:
+  /// Lags 2 or 3 and at most 6 bits, else Error(kInvalidArgument).
+  TrellisEncoder(const Codebook& codebook, const CpuFeatures& cpu);
+
+  /// Blocks that are searched side by side: multiples of it waste nothing.
+  int width() const { return search_.width; }
+  const char* isa() const { return search_.name; }
+
+  /// Codes q [blocks, block] of u [blocks, block]. rounds = 1: minimises |u - c|^2, c = codebook_values(q),
+  /// given the codes at the middle. Each further round searches again at the last round's least-squares scale
+  /// with the ring cut elsewhere, and keeps the codes where the least of |u - s c|^2 over s went down.
+  void encode(const float* u, int block, size_t blocks, int rounds, TrellisScratch& scratch,
+              uint8_t* q) const;
+
+ private:
+  void encode_tile(const float* u, int block, int lanes, int rounds, TrellisScratch& scratch,
+                   uint8_t* q) const;
+
+  TrellisTables tables_;
+  const TrellisSearch& search_;
+};
+
+/// One block by the scalar search, rounds = 1: the reference of every other implementation.
 void trellis_reference(const Codebook& codebook, const float* u, int block, uint8_t* q);
 
 }  // namespace hlwq
