@@ -18,8 +18,8 @@ namespace {
 
 constexpr int kMaxBlock = 512;
 constexpr size_t kMaxCells = 8192;
-/// Searches of a block with its scale (TrellisEncoder::encode).
-constexpr int kRounds = 4;
+/// Scales at which a block is searched (TrellisEncoder::encode).
+constexpr int kTries = 5;
 
 void check(const HlwqFormat& format, const Codebook& codebook) {
   if (!valid(format))
@@ -176,7 +176,7 @@ class RowEncoder {
       if (nearest_)
         for (uint64_t i = 0; i < block; ++i) q[i] = nearest_->code(u[i]);
       else
-        trellis_->encode(u.data(), format_.block, count, kRounds, scratch, q.data());
+        trellis_->encode(u.data(), format_.block, count, kTries, scratch, q.data());
       for (uint64_t i = 0; i < count; ++i)
         norms[b0 + i] = finish(sources[i], &u[i * block], &q[i * block],
                                codes + (b0 + i) * format_.block_bytes(), stats[(b0 + i) / row_blocks]);

@@ -1,8 +1,8 @@
 #include "quant/trellis.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <new>
 #include <string>
@@ -12,90 +12,143 @@
 namespace hlwq {
 namespace {
 
-constexpr int kMaxBlock = 512;
 /// Values of the first search: longer ones lower the error by less than 0.1 % (0.2 % at 4 bits with three
 /// lags).
 constexpr int window_size(int lags) { return lags == 2 ? 48 : 96; }
 
-/// The search written plainly, one sequence at a time.
+/// The search by its definition, one sequence at a time: the least sum of squared distances in units of
+/// 2^-20.
 void scalar_search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
-                   TrellisScratch::Sums* fit) {
+                   TrellisScratch::Fit* fit) {
   const int levels = t.levels, groups = t.groups();
-  const float* oldest = t.oldest();
-  float *cost = scratch.costs(), *next = cost + t.states;
-  std::fill_n(cost, t.states, anchors ? std::numeric_limits<float>::infinity() : 0);
-  if (anchors) cost[anchors[0]] = 0;
+  constexpr int64_t kNever = int64_t{1} << 60;
+  // Costs of states [newest][oldest], and for each value the oldest code of the best way into each state.
+  std::vector<int64_t> cost(static_cast<size_t>(t.states), anchors ? kNever : 0), next(cost.size());
+  if (anchors) cost[static_cast<size_t>(anchors[0])] = 0;
+  std::vector<uint8_t> from(static_cast<size_t>(n) * cost.size());
   for (int i = 0; i < n; ++i) {
-    for (int g = 0; g < groups; ++g) {
-      float* a = scratch.sums() + static_cast<ptrdiff_t>(i) * t.states + g * levels;
-      const float v = groups == 1 ? scratch.input()[i] : scratch.input()[i] - t.table[1][g];
-      for (int p = 0; p < levels; ++p) {
-        const float w = v - oldest[p];
-        a[p] = std::fma(w, w, cost[p * groups + g]);
-      }
+    const int u = scratch.pairs()[i + 1] << 16 >> 16;
+    for (int g = 0; g < groups; ++g)
       for (int q = 0; q < levels; ++q) {
-        float best = a[0] + t.cross[q];
-        for (int p = 1; p < levels; ++p) best = std::min(best, a[p] + t.cross[p * levels + q]);
-        next[g * levels + q] = best + std::fma(t.minus_twice[q], v, t.square[q]);
+        const int v = u - t.fixed[0][q] - (t.lags == 3 ? t.fixed[1][g] : 0);
+        int64_t best = std::numeric_limits<int64_t>::max();
+        int oldest = 0;
+        for (int p = 0; p < levels; ++p) {
+          const int64_t d = v - t.fixed[t.lags - 1][p];
+          const int64_t sum = cost[static_cast<size_t>(t.lags == 3 ? g * levels + p : p)] + d * d;
+          if (sum < best) best = sum, oldest = p;
+        }
+        const auto to = static_cast<size_t>(q * groups + g);
+        next[to] = best;
+        from[static_cast<size_t>(i) * cost.size() + to] = static_cast<uint8_t>(oldest);
       }
-    }
-    std::swap(cost, next);
+    cost.swap(next);
   }
 
-  int state = anchors ? anchors[0] : static_cast<int>(std::min_element(cost, cost + t.states) - cost);
-  TrellisScratch::Sums sums{0, 0, 0};
+  size_t state = anchors ? static_cast<size_t>(anchors[0])
+                         : static_cast<size_t>(std::min_element(cost.begin(), cost.end()) - cost.begin());
+  TrellisScratch::Fit sums{0, 0, 0};
   for (int i = n - 1; i >= 0; --i) {
-    const int q = state & (levels - 1), g = state >> t.bits;
-    const float* a = scratch.sums() + static_cast<ptrdiff_t>(i) * t.states + g * levels;
-    int p = 0;
-    for (int k = 1; k < levels; ++k)
-      if (a[k] + t.cross[k * levels + q] < a[p] + t.cross[p * levels + q]) p = k;
+    const size_t q = state / static_cast<size_t>(groups), g = state % static_cast<size_t>(groups);
+    const size_t p = from[static_cast<size_t>(i) * cost.size() + state];
     scratch.codes()[i] = static_cast<uint8_t>(q);
-    const float c = (groups == 1 ? t.table[0][q] : t.table[0][q] + t.table[1][g]) + oldest[p];
+    float c = t.values[0][q];
+    if (t.lags == 3) c += t.values[1][g];
+    c += t.values[t.lags - 1][p];
     const float d = scratch.input()[i] - c;
     sums = {std::fma(d, d, sums.error), std::fma(d, c, sums.residual), std::fma(c, c, sums.square)};
-    state = p * groups + g;
+    state = t.lags == 3 ? g * static_cast<size_t>(levels) + p : p;
   }
   if (fit) fit[0] = sums;
 }
 
-template <class T, class Buffer>
-void grow(Buffer& buffer, size_t& size, size_t wanted) {
-  if (wanted <= size) return;
-  constexpr std::align_val_t kLine{64};
-  buffer.reset(static_cast<T*>(::operator new(wanted * sizeof(T), kLine)));
-  size = wanted;
-}
-
-/// to[i, lane] = u[lane, (cut + i) mod block] * factor[lane]; lanes past `lanes` are zero.
-void turn(const float* u, int block, int lanes, int cut, int n, const float* factor, int width, float* to) {
+/// Value i of lane j is u[j, (cut + i) mod block] * factor; lanes past `lanes` are zero.
+void turn(const float* u, int block, int lanes, int cut, int n, float factor, int width,
+          TrellisScratch& scratch) {
+  constexpr float kLimit = TrellisTables::kMaxInput;
+  float* values = scratch.input();
+  int32_t* pairs = scratch.pairs();
   for (int lane = 0; lane < width; ++lane) {
     const float* from = u + static_cast<ptrdiff_t>(lane) * block;
-    for (int i = 0, at = cut; i < n; ++i, at = at + 1 == block ? 0 : at + 1)
-      to[i * width + lane] = lane < lanes ? from[at] * factor[lane] : 0;
+    uint32_t before = 0;
+    for (int i = 0, at = cut; i < n; ++i, at = at + 1 == block ? 0 : at + 1) {
+      const float x = lane < lanes ? from[at] * factor : 0.0f;
+      const auto fixed =
+          static_cast<int32_t>(std::lrint(std::clamp(x * TrellisTables::kOne, -kLimit, kLimit)));
+      const auto now = static_cast<uint32_t>(fixed);
+      values[i * width + lane] = x;
+      pairs[i * width + lane] = static_cast<int32_t>(before | now << 16);
+      before = now & 0xffff;
+    }
+    pairs[n * width + lane] = static_cast<int32_t>(before);
   }
 }
+
+const Codebook& checked(const Codebook& c) {
+  const std::string what = "no trellis for a codebook of " + std::to_string(c.bits) + " bits and " +
+                           std::to_string(c.lags) + " lags: ";
+  if (c.lags < 2 || c.lags > 3 || c.bits < 2 || c.bits > 6 ||
+      c.values.size() != static_cast<size_t>(c.lags) << c.bits)
+    throw Error(ErrorCode::kInvalidArgument, what + "it needs 2 to 6 bits and 2 or 3 lags");
+  double reach = 0;
+  for (int lag = 0; lag < c.lags; ++lag) {
+    double largest = 0;
+    for (int q = 0; q < 1 << c.bits; ++q) {
+      const double value = c.values[static_cast<size_t>(lag << c.bits | q)];
+      largest = std::isfinite(value) ? std::max(largest, std::abs(value)) : INFINITY;
+      if (std::isinf(largest)) break;
+    }
+    reach += largest;
+  }
+  if (!(reach * TrellisTables::kOne <= TrellisTables::kMaxReach))
+    throw Error(ErrorCode::kInvalidArgument, what + "its values reach " + std::to_string(reach) +
+                                                 " standard deviations, and 6 is the limit");
+  return c;
+}
+
+constexpr std::align_val_t kLine{64};
 
 }  // namespace
 
 TrellisTables::TrellisTables(const Codebook& codebook)
-    : bits(codebook.bits), lags(codebook.lags), levels(1 << bits), states(1 << (bits * (lags - 1))) {
-  for (int lag = 0; lag < lags; ++lag) std::copy_n(codebook.values.data() + lag * levels, levels, table[lag]);
-  for (int q = 0; q < levels; ++q) {
-    minus_twice[q] = -2 * table[0][q];
-    square[q] = table[0][q] * table[0][q];
-    for (int p = 0; p < levels; ++p) cross[p * levels + q] = 2 * table[0][q] * oldest()[p];
+    : bits(checked(codebook).bits), lags(codebook.lags), levels(1 << bits), states(1 << (bits * (lags - 1))) {
+  for (int lag = 0; lag < lags; ++lag)
+    for (int q = 0; q < levels; ++q) {
+      values[lag][q] = codebook.values[static_cast<size_t>(lag * levels + q)];
+      fixed[lag][q] = static_cast<int32_t>(std::lrint(values[lag][q] * kOne));
+    }
+  for (int p = 0; p < levels; ++p)
+    for (int q = 0; q < levels; ++q) cross[p * levels + q] = 2 * fixed[0][q] * fixed[lags - 1][p];
+  const auto pair = [](int low, int high) {
+    return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16);
+  };
+  for (int s = 0; s < states; ++s) {
+    const int newest = s / groups(), oldest = s % groups();
+    const int t0 = fixed[0][newest], t1 = lags == 3 ? fixed[1][oldest] : 0;  // of the value that is done
+    const int rest = fixed[1][newest] + (lags == 3 ? fixed[2][oldest] : 0);  // in the next one
+    const int done = t0 * t0 + 2 * t0 * t1;
+    slopes.push_back(pair(-2 * t0, -2 * rest));
+    last_slopes.push_back(pair(-2 * t0, 0));
+    first_constants.push_back(rest * rest);
+    constants.push_back(done + rest * rest);
+    last_constants.push_back(done);
   }
 }
 
-void TrellisScratch::Free::operator()(void* p) const { ::operator delete (p, std::align_val_t{64}); }
+void TrellisScratch::Free::operator()(void* p) const { ::operator delete(p, kLine); }
 
 void TrellisScratch::reserve(const TrellisTables& tables, int n, int width) {
-  const size_t values = static_cast<size_t>(n) * static_cast<size_t>(width);
-  grow<float>(input_, input_size_, values);
-  grow<uint8_t>(codes_, codes_size_, values);
-  grow<float>(costs_, costs_size_, 2 * static_cast<size_t>(tables.states) * static_cast<size_t>(width));
-  grow<float>(sums_, sums_size_, values * static_cast<size_t>(tables.states));
+  const size_t values = static_cast<size_t>(n + 1) * static_cast<size_t>(width);
+  const auto states = static_cast<size_t>(tables.states);
+  const auto grown = []<class T>(Buffer<T>& buffer, size_t count) {
+    buffer.reset(static_cast<T*>(::operator new(count * sizeof(T), kLine)));
+  };
+  if (values * states > states_) grown(costs_, states_ = values * states);
+  if (values <= values_) return;
+  values_ = values;
+  grown(input_, values);
+  grown(pairs_, values);
+  grown(codes_, values);
 }
 
 const TrellisSearch kScalarTrellis = {"scalar", 1, scalar_search};
@@ -108,64 +161,46 @@ const TrellisSearch& select_trellis([[maybe_unused]] const CpuFeatures& cpu) {
   return kScalarTrellis;
 }
 
-namespace {
-const Codebook& checked(const Codebook& c) {
-  if (c.lags < 2 || c.lags > 3 || c.bits < 2 || c.bits > 6 ||
-      c.values.size() != static_cast<size_t>(c.lags) << c.bits)
-    throw Error(ErrorCode::kInvalidArgument, "no trellis for a codebook of " + std::to_string(c.bits) +
-                                                 " bits and " + std::to_string(c.lags) +
-                                                 " lags: it needs 2 to 6 bits and 2 or 3 lags");
-  return c;
-}
-}  // namespace
-
 TrellisEncoder::TrellisEncoder(const Codebook& codebook, const CpuFeatures& cpu)
-    : tables_(checked(codebook)), search_(select_trellis(cpu)) {}
+    : tables_(codebook), search_(select_trellis(cpu)) {}
 
-void TrellisEncoder::encode(const float* u, int block, size_t blocks, int rounds, TrellisScratch& scratch,
+void TrellisEncoder::encode(const float* u, int block, size_t blocks, int tries, TrellisScratch& scratch,
                             uint8_t* q) const {
   const auto width = static_cast<size_t>(search_.width), values = static_cast<size_t>(block);
   scratch.reserve(tables_, block, search_.width);
   for (size_t b = 0; b < blocks; b += width)
-    encode_tile(u + b * values, block, static_cast<int>(std::min(width, blocks - b)), rounds, scratch,
+    encode_tile(u + b * values, block, static_cast<int>(std::min(width, blocks - b)), tries, scratch,
                 q + b * values);
 }
 
-void TrellisEncoder::encode_tile(const float* u, int block, int lanes, int rounds, TrellisScratch& scratch,
+void TrellisEncoder::encode_tile(const float* u, int block, int lanes, int tries, TrellisScratch& scratch,
                                  uint8_t* q) const {
   constexpr int kMax = TrellisSearch::kMaxWidth;
-  const int width = search_.width, older = tables_.lags - 1;
-  const int window = std::min(block, window_size(tables_.lags));
-  float factor[kMax], best[kMax];
+  constexpr float kSpacing = 0.06f;
+  const int width = search_.width, window = std::min(block, window_size(tables_.lags)), cut = block / 2;
   int anchors[kMax] = {};
-  TrellisScratch::Sums fit[kMax];
-  std::fill_n(factor, kMax, 1.0f);
-  std::fill_n(best, kMax, std::numeric_limits<float>::infinity());
-
-  int cut = block / 2;
-  turn(u, block, lanes, cut - window / 2, window, factor, width, scratch.input());
-  search_.search(tables_, window, nullptr, scratch, nullptr);
-  for (int lane = 0; lane < lanes; ++lane)
-    for (int lag = older; lag >= 1; --lag)
-      anchors[lane] = anchors[lane] << tables_.bits | scratch.codes()[(window / 2 - lag) * width + lane];
-
-  for (int round = 0; round < rounds; ++round, cut = (cut + block / 2) % block) {
-    if (round > 0)
-      for (int lane = 0; lane < lanes; ++lane) {
-        anchors[lane] = 0;
-        for (int lag = older; lag >= 1; --lag)
-          anchors[lane] = anchors[lane] << tables_.bits | q[lane * block + (cut - lag + block) % block];
-      }
-    turn(u, block, lanes, cut, block, factor, width, scratch.input());
+  std::array<float, kMax> best;
+  TrellisScratch::Fit fit[kMax];
+  for (int k = 0; k < tries; ++k) {
+    // 1, then beside it, on both sides in turn.
+    const float factor = 1 + kSpacing * static_cast<float>(k % 2 == 1 ? (k + 1) / 2 : -k / 2);
+    turn(u, block, lanes, cut - window / 2, window, factor, width, scratch);
+    search_.search(tables_, window, nullptr, scratch, nullptr);
+    const uint8_t* newest = scratch.codes() + (window / 2 - 1) * width;
+    for (int lane = 0; lane < width; ++lane)
+      anchors[lane] = tables_.lags == 2 ? newest[lane] : newest[lane] * tables_.levels + newest[lane - width];
+    turn(u, block, lanes, cut, block, factor, width, scratch);
     search_.search(tables_, block, anchors, scratch, fit);
     for (int lane = 0; lane < lanes; ++lane) {
-      // u' = factor u; the least-squares scale of c for u' is 1 + residual / square.
-      const float scale = fit[lane].square > 0 ? fit[lane].residual / fit[lane].square : 0;
-      const float error = (fit[lane].error - fit[lane].residual * scale) / (factor[lane] * factor[lane]);
-      if (round > 0 && !(error < best[lane])) continue;
-      best[lane] = error;
-      if (scale > -0.5f) factor[lane] /= 1 + scale;
-      for (int i = 0; i < block; ++i) q[lane * block + (cut + i) % block] = scratch.codes()[i * width + lane];
+      // With u' = factor * u, the least |u' - s c|^2 over s, in units of u.
+      const TrellisScratch::Fit& f = fit[lane];
+      const float gain = f.square > 0 ? f.residual * f.residual / f.square : 0;
+      const float error = (f.error - gain) / (factor * factor);
+      if (k > 0 && !(error < best[static_cast<size_t>(lane)])) continue;
+      best[static_cast<size_t>(lane)] = error;
+      uint8_t* codes = q + static_cast<ptrdiff_t>(lane) * block;
+      for (int i = 0, at = cut; i < block; ++i, at = at + 1 == block ? 0 : at + 1)
+        codes[at] = scratch.codes()[i * width + lane];
     }
   }
 }

@@ -4,11 +4,14 @@
 // search around the block's middle, free at both ends, decides the codes just before the middle: ends that
 // far away hardly matter. The ring is then cut there and searched exactly, with these codes before its first
 // value and at its end.
+//
+// A block's norm leaves room for more: any scale near 1 gives codes of about the same error, but not the same
+// codes, and some blocks fit one scale well by luck. Trying a few and keeping each block's best lowers the
+// error by several percent, for nothing at run time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "base/cpu.h"
 #include "quant/codebook.h"
@@ -20,28 +23,27 @@ namespace hlwq {
 /// scratch.
 class TrellisEncoder {
  public:
-  /// Lags 2 or 3 and at most 6 bits, else Error(kInvalidArgument).
+  /// Throws Error(kInvalidArgument) for codebooks that TrellisTables refuses.
   TrellisEncoder(const Codebook& codebook, const CpuFeatures& cpu);
 
   /// Blocks that are searched side by side: multiples of it waste nothing.
   int width() const { return search_.width; }
   const char* isa() const { return search_.name; }
 
-  /// Codes q [blocks, block] of u [blocks, block]. rounds = 1: minimises |u - c|^2, c = codebook_values(q),
-  /// given the codes at the middle. Each further round searches again at the last round's least-squares scale
-  /// with the ring cut elsewhere, and keeps the codes where the least of |u - s c|^2 over s went down.
-  void encode(const float* u, int block, size_t blocks, int rounds, TrellisScratch& scratch,
-              uint8_t* q) const;
+  /// Codes q [blocks, block] of u [blocks, block]. tries = 1: minimises |u - c|^2, c = codebook_values(q),
+  /// given the codes at the middle. More: as many searches, of u at scales around 1, and of their codes those
+  /// with the least |u - s c|^2 over all s; never worse than fewer tries.
+  void encode(const float* u, int block, size_t blocks, int tries, TrellisScratch& scratch, uint8_t* q) const;
 
  private:
-  void encode_tile(const float* u, int block, int lanes, int rounds, TrellisScratch& scratch,
+  void encode_tile(const float* u, int block, int lanes, int tries, TrellisScratch& scratch,
                    uint8_t* q) const;
 
   TrellisTables tables_;
   const TrellisSearch& search_;
 };
 
-/// One block by the scalar search, rounds = 1: the reference of every other implementation.
+/// One block by the scalar search, tries = 1: the reference of every other implementation.
 void trellis_reference(const Codebook& codebook, const float* u, int block, uint8_t* q);
 
 }  // namespace hlwq

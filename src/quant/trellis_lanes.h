@@ -1,160 +1,166 @@
 // The search of trellis_search.h over a vector of sequences. Included by files that target an instruction
 // set, after `#pragma GCC target`, with a type L that wraps its vectors:
 //   L::kWidth, L::kTile (minima kept in registers), L::F (floats), L::I (32-bit integers);
-//   load, store, set1, add, sub, mul, min, fma (a * b + c); iload, istore, iset1;
-//   gather(base, index); shift_left(i, bits), shift_right(i, bits), bit_and, bit_or, mul_add of integers as
-//   scale(i, factor) and iadd; equal(a, b, yes, no): yes where a = b, else no; store_bytes(i, to).
+//   on I: load, store, set1, add, sub, min, mul, bit_and, bit_or, shift_left, shift_right, equal(a, b, yes,
+//   no), madd(a, b, c) = a.low * b.low + a.high * b.high + c, gather(base, index), store_bytes(i, to),
+//   lanes(); on F: loadf, storef, zerof, addf, subf, fmaf(a, b, c) = a * b + c; lookup<LEVELS>(table, index)
+//   of either kind of table.
 #pragma once
 
-#include <algorithm>
-#include <limits>
+#include <utility>
 
 #include "quant/trellis_search.h"
 
 namespace hlwq {
 namespace {
 
-template <class L, int LEVELS>
+template <class L, int LEVELS, bool TWO_LAGS>
 struct LaneSearch {
   using F = typename L::F;
   using I = typename L::I;
-  static constexpr int W = L::kWidth;
+  static constexpr int W = L::kWidth, kGroups = TWO_LAGS ? 1 : LEVELS, kStates = LEVELS * kGroups;
   static constexpr int kTile = LEVELS < L::kTile ? LEVELS : L::kTile;
 
-  /// Costs of the states that follow the LEVELS states with sums a.
-  static inline void minima(const TrellisTables& t, const float* a, F v, float* next) {
-    for (int q0 = 0; q0 < LEVELS; q0 += kTile) {
-      const float* cross = t.cross + q0;
-      F best[kTile];
-      const F first = L::load(a);
-#pragma GCC unroll 16
-      for (int j = 0; j < kTile; ++j) best[j] = L::add(first, L::set1(cross[j]));
-      for (int p = 1; p < LEVELS; ++p) {
-        const F ap = L::load(a + p * W);
-        const float* row = cross + p * LEVELS;
-#pragma GCC unroll 16
-        for (int j = 0; j < kTile; ++j) best[j] = L::min(best[j], L::add(ap, L::set1(row[j])));
-      }
-#pragma GCC unroll 16
-      for (int j = 0; j < kTile; ++j) {
-        const int q = q0 + j;
-        L::store(next + q * W, L::add(best[j], L::fma(L::set1(t.minus_twice[q]), v, L::set1(t.square[q]))));
-      }
-    }
+  static void first(const TrellisTables& t, const int* anchors, TrellisScratch& scratch) {
+    int32_t* a = scratch.costs();
+    const I u = L::load(scratch.pairs());
+    const I forbidden = L::set1(anchors ? TrellisTables::kForbidden : 0);
+    for (int s = 0; s < kStates; ++s)
+      L::store(a + s * W, L::add(forbidden, L::madd(L::set1(t.slopes[s]), u, L::set1(t.first_constants[s]))));
+    if (anchors)
+      for (int j = 0; j < W; ++j) a[anchors[j] * W + j] -= TrellisTables::kForbidden;
   }
 
-  static void forward(const TrellisTables& t, int n, TrellisScratch& scratch, float*& cost, float*& next) {
-    const float* oldest = t.oldest();
-    const int groups = t.groups();
-    float* a = scratch.sums();
-    for (int i = 0; i < n; ++i) {
-      const F u = L::load(scratch.input() + i * W);
-      for (int g = 0; g < groups; ++g, a += LEVELS * W) {
-        // With three lags, states that share their newest code g form a group, which leads to the states (g,
-        // q).
-        const F v = groups == 1 ? u : L::sub(u, L::set1(t.table[1][g]));
-#pragma GCC unroll 4
-        for (int p = 0; p < LEVELS; ++p) {
-          const F w = L::sub(v, L::set1(oldest[p]));
-          L::store(a + p * W, L::fma(w, w, L::load(cost + (p * groups + g) * W)));
+  /// A_(t+1) from A_t; u is the pair of u_t and u_(t+1).
+  static inline void step(const int32_t* cross, const int32_t* slopes, const int32_t* constants, I u,
+                          const int32_t* a, int32_t* next) {
+    I offset{};
+    for (int g = 0; g < kGroups; ++g, a += LEVELS * W)
+      for (int q0 = 0; q0 < LEVELS; q0 += kTile) {
+        const int32_t* row = cross + q0;
+        I best[kTile];
+        const I a0 = L::load(a);
+#pragma GCC unroll 16
+        for (int j = 0; j < kTile; ++j) best[j] = L::add(a0, L::set1(row[j]));
+        for (int p = 1; p < LEVELS; ++p) {
+          row += LEVELS;
+          const I ap = L::load(a + p * W);
+#pragma GCC unroll 16
+          for (int j = 0; j < kTile; ++j) best[j] = L::min(best[j], L::add(ap, L::set1(row[j])));
         }
-        minima(t, a, v, next + g * LEVELS * W);
+        if (q0 == 0 && g == 0) offset = best[0];
+#pragma GCC unroll 16
+        for (int j = 0; j < kTile; ++j) {
+          const int s = (q0 + j) * kGroups + g;
+          const I base = L::madd(L::set1(slopes[s]), u, L::set1(constants[s]));
+          L::store(next + s * W, L::add(L::sub(best[j], offset), base));
+        }
       }
-      std::swap(cost, next);
-    }
   }
 
-  /// The least p with the least a[p] + cross[p][q]; twice = 2 T_0[q]. at(p) loads a[p].
+  /// The least p with the least at(p) + t0 * oldest[p].
   template <class At>
-  static inline I least(const float* oldest, F twice, const At& at) {
-    F sum[LEVELS];
-    F best[4];
+  static inline I least(const int32_t* oldest, I t0, const At& at) {
+    I sum[LEVELS], best[4];
 #pragma GCC unroll 16
     for (int p = 0; p < LEVELS; ++p) {
-      sum[p] = L::add(at(p), L::mul(twice, L::set1(oldest[p])));
+      sum[p] = L::madd(t0, L::set1(oldest[p] & 0xffff), at(p));
       best[p & 3] = p < 4 ? sum[p] : L::min(best[p & 3], sum[p]);
     }
-    const F least = L::min(L::min(best[0], best[1]), L::min(best[2], best[3]));
-    I index = L::iset1(LEVELS - 1);
+    const I least = L::min(L::min(best[0], best[1]), L::min(best[2], best[3]));
+    I index = L::set1(LEVELS - 1);
 #pragma GCC unroll 16
-    for (int p = LEVELS - 2; p >= 0; --p) index = L::equal(sum[p], least, L::iset1(p), index);
+    for (int p = LEVELS - 2; p >= 0; --p) index = L::equal(sum[p], least, L::set1(p), index);
     return index;
   }
 
+  template <bool FIT>
   static void backward(const TrellisTables& t, int n, I state, TrellisScratch& scratch,
-                       TrellisScratch::Sums* fit) {
-    const int groups = t.groups(), bits = t.bits;
-    const float* oldest = t.oldest();
-    const I mask = L::iset1(LEVELS - 1);
-    F error = L::set1(0), residual = error, square = error;
-    const I lane = L::lanes();
+                       TrellisScratch::Fit* fit) {
+    const float* oldest_values = t.values[t.lags - 1];
+    const int32_t* oldest = t.fixed[t.lags - 1];
+    const I lane = L::lanes(), mask = L::set1(LEVELS - 1);
+    // Newest and oldest code of the state after value i.
+    I q = TWO_LAGS ? state : L::shift_right(state, t.bits), g = L::bit_and(state, mask);
+    F error = L::zerof(), residual = L::zerof(), square = L::zerof();
     for (int i = n - 1; i >= 0; --i) {
-      const float* a = scratch.sums() + static_cast<ptrdiff_t>(i) * t.states * W;
-      const I q = L::bit_and(state, mask), g = L::shift_right(state, bits);
+      const int32_t* a = scratch.costs() + static_cast<ptrdiff_t>(i) * kStates * W;
       L::store_bytes(q, scratch.codes() + i * W);
-      const F t0 = L::gather(t.table[0], q), twice = L::add(t0, t0);
-      F c = t0;
+      // 2 T_0[q] T[p] as a product of 16-bit halves: T_0 doubled is below 2^14.
+      const I twice = L::template lookup<LEVELS>(t.fixed[0], q);
+      const I t0 = L::bit_and(L::shift_left(twice, 1), L::set1(0xffff));
+      F c{};
+      if constexpr (FIT) c = L::template lookup<LEVELS>(t.values[0], q);
       I p;
-      if (groups == 1) {
-        p = least(oldest, twice, [&](int k) { return L::load(a + k * W); });
-        state = p;
+      if constexpr (TWO_LAGS) {
+        p = least(oldest, t0, [&](int k) { return L::load(a + k * W); });
+        q = p;
       } else {
-        const I at = L::iadd(L::scale(g, LEVELS * W), lane);
-        p = least(oldest, twice, [&](int k) { return L::gather(a + k * W, at); });
-        state = L::bit_or(L::shift_left(p, bits), g);
-        c = L::add(c, L::gather(t.table[1], g));
+        const I at = L::add(L::mul(g, L::set1(LEVELS * W)), lane);
+        p = least(oldest, t0, [&](int k) { return L::gather(a + k * W, at); });
+        if constexpr (FIT) c = L::addf(c, L::template lookup<LEVELS>(t.values[1], g));
+        q = g, g = p;
       }
-      c = L::add(c, L::gather(oldest, p));
-      const F d = L::sub(L::load(scratch.input() + i * W), c);
-      error = L::fma(d, d, error);
-      residual = L::fma(d, c, residual);
-      square = L::fma(c, c, square);
+      if constexpr (FIT) {
+        c = L::addf(c, L::template lookup<LEVELS>(oldest_values, p));
+        const F d = L::subf(L::loadf(scratch.input() + i * W), c);
+        error = L::fmaf(d, d, error);
+        residual = L::fmaf(d, c, residual);
+        square = L::fmaf(c, c, square);
+      }
     }
-    if (!fit) return;
-    float sums[3][W];
-    L::store(sums[0], error), L::store(sums[1], residual), L::store(sums[2], square);
-    for (int j = 0; j < W; ++j) fit[j] = {sums[0][j], sums[1][j], sums[2][j]};
+    if constexpr (FIT) {
+      float sums[3][W];
+      L::storef(sums[0], error), L::storef(sums[1], residual), L::storef(sums[2], square);
+      for (int j = 0; j < W; ++j) fit[j] = {sums[0][j], sums[1][j], sums[2][j]};
+    }
   }
 
   static void search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
-                     TrellisScratch::Sums* fit) {
-    float *cost = scratch.costs(), *next = cost + t.states * W;
-    std::fill_n(cost, t.states * W, anchors ? std::numeric_limits<float>::infinity() : 0);
-    if (anchors)
-      for (int j = 0; j < W; ++j) cost[anchors[j] * W + j] = 0;
-    forward(t, n, scratch, cost, next);
-    I state;
-    if (anchors) {
-      state = L::iload(anchors);
-    } else {
-      F best = L::load(cost);
-      state = L::iset1(0);
-      for (int s = 1; s < t.states; ++s) {
-        const F c = L::load(cost + s * W);
-        const F lower = L::min(c, best);
-        state = L::equal(lower, best, state, L::iset1(s));
-        best = lower;
-      }
+                     TrellisScratch::Fit* fit) {
+    first(t, anchors, scratch);
+    int32_t* a = scratch.costs();
+    const int32_t* pairs = scratch.pairs();
+    for (int i = 0; i + 1 < n; ++i, a += kStates * W)
+      step(t.cross, t.slopes.data(), t.constants.data(), L::load(pairs + (i + 1) * W), a, a + kStates * W);
+    if (anchors) return backward<true>(t, n, L::load(anchors), scratch, fit);
+
+    step(t.cross, t.last_slopes.data(), t.last_constants.data(), L::load(pairs + n * W), a, a + kStates * W);
+    a += kStates * W;
+    I best = L::load(a), state = L::set1(0);
+    for (int s = 1; s < kStates; ++s) {
+      const I lower = L::min(L::load(a + s * W), best);
+      state = L::equal(lower, best, state, L::set1(s));
+      best = lower;
     }
-    backward(t, n, state, scratch, fit);
+    backward<false>(t, n, state, scratch, fit);
   }
 };
 
-template <class L>
-void trellis_search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
-                    TrellisScratch::Sums* fit) {
+template <class L, bool TWO_LAGS>
+void search_levels(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
+                   TrellisScratch::Fit* fit) {
   switch (t.bits) {
     case 2:
-      return LaneSearch<L, 4>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 4, TWO_LAGS>::search(t, n, anchors, scratch, fit);
     case 3:
-      return LaneSearch<L, 8>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 8, TWO_LAGS>::search(t, n, anchors, scratch, fit);
     case 4:
-      return LaneSearch<L, 16>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 16, TWO_LAGS>::search(t, n, anchors, scratch, fit);
     case 5:
-      return LaneSearch<L, 32>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 32, TWO_LAGS>::search(t, n, anchors, scratch, fit);
     default:
-      return LaneSearch<L, 64>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 64, TWO_LAGS>::search(t, n, anchors, scratch, fit);
   }
+}
+
+template <class L>
+void trellis_search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
+                    TrellisScratch::Fit* fit) {
+  if (t.lags == 2)
+    search_levels<L, true>(t, n, anchors, scratch, fit);
+  else
+    search_levels<L, false>(t, n, anchors, scratch, fit);
 }
 
 }  // namespace

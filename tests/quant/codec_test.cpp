@@ -7,6 +7,7 @@
 
 #include "base/half.h"
 #include "hlwq/error.h"
+#include "quant/coupled_tables.h"
 #include "quant/hadamard.h"
 #include "quant_test_util.h"
 
@@ -336,6 +337,60 @@ TEST(Codec, NaturalBlocks) {
   EXPECT_EQ(natural_block(48), 0);
   EXPECT_EQ(natural_block(1), 0);
   EXPECT_EQ(natural_block(0), 0);
+}
+
+TEST(Codec, CoupledStatsAreMeasuredOnWhatIsDecoded) {
+  ThreadPool pool(2);
+  for (int lags = 2; lags <= 3; ++lags)
+    for (const int bits : {2, 3, 4, 5}) {
+      if (!has_standard_codebook(bits, lags)) continue;
+      const Codebook c = standard_codebook(bits, lags);
+      // Whole blocks, and columns that end inside of one: what padding decodes to is not counted.
+      for (const auto& [cols, block] :
+           {std::pair<uint64_t, int>{256, 128}, {160, 128}, {96, 32}, {700, 512}}) {
+        const std::vector<float> w = gaussian(9 * cols, cols);
+        const Encoded e = encode({bits, lags, block}, c, NormRule::kCorrected, w, 9, cols, pool);
+        const std::vector<float> back = decode(e, c, 9, cols);
+        // Errors near 1e-3 of the values, which are known to 2^-22.
+        EXPECT_NEAR(e.stats.relative_mse() / relative_error(w, back), 1, 1e-3) << cols << " " << bits;
+        if (cols % static_cast<uint64_t>(block) == 0) {
+          EXPECT_LT(e.stats.relative_mse(), 1.1 * coupled_table(bits, lags)->mse) << cols << " " << bits;
+        }
+      }
+    }
+}
+
+TEST(Codec, CoupledZeroBlocksAndSpikes) {
+  ThreadPool pool(1);
+  const Codebook c = standard_codebook(4, 2);
+  std::vector<float> w(3 * 128, 0.0f);
+  w[2 * 128 + 5] = -0.37f;  // all |u| are 1
+  w[0] = 1e-30f;            // as good as zero
+  const Encoded e = encode({4, 2, 128}, c, NormRule::kCorrected, w, 1, 3 * 128, pool);
+  EXPECT_EQ(e.norms[0], 0);
+  EXPECT_EQ(e.norms[1], 0);
+  const std::vector<float> back = decode(e, c, 1, 3 * 128);
+  for (size_t i = 0; i < 2 * 128; ++i) EXPECT_EQ(back[i], 0.0f);
+  EXPECT_LT(relative_error(w, back), 0.02);
+  EXPECT_TRUE(std::isfinite(e.stats.relative_mse()));
+}
+
+TEST(Codec, CoupledEncodingNamesABadWeight) {
+  ThreadPool pool(2);
+  const Codebook c = standard_codebook(3, 2);
+  for (const float bad : {NAN, INFINITY}) {
+    std::vector<float> w = gaussian(40 * 256, 1);
+    w[33 * 256 + 200] = bad;
+    const Error error = error_of([&] { encode({3, 2, 128}, c, NormRule::kCorrected, w, 40, 256, pool); });
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_THAT(error.what(), HasSubstr("w [33, 200]"));
+  }
+  std::vector<float> huge(128, 0.0f);
+  huge[3] = 1e6f;
+  EXPECT_THAT(error_of([&] {
+                encode({3, 2, 128}, c, NormRule::kCorrected, huge, 1, 128, pool);
+              }).what(),
+              HasSubstr("65504"));
 }
 
 }  // namespace
