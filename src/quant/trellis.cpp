@@ -18,16 +18,18 @@ constexpr int window_size(int lags) { return lags == 2 ? 48 : 96; }
 
 /// The search by its definition, one sequence at a time: the least sum of squared distances in units of
 /// 2^-20.
-void scalar_search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
+void scalar_search(const TrellisTables& t, const TrellisRange& r, const int* anchors, TrellisScratch& scratch,
                    TrellisScratch::Fit* fit) {
   const int levels = t.levels, groups = t.groups();
   constexpr int64_t kNever = int64_t{1} << 60;
   // Costs of states [newest][oldest], and for each value the oldest code of the best way into each state.
   std::vector<int64_t> cost(static_cast<size_t>(t.states), anchors ? kNever : 0), next(cost.size());
   if (anchors) cost[static_cast<size_t>(anchors[0])] = 0;
-  std::vector<uint8_t> from(static_cast<size_t>(n) * cost.size());
-  for (int i = 0; i < n; ++i) {
-    const int u = scratch.pairs()[i + 1] << 16 >> 16;
+  std::vector<uint8_t> from(static_cast<size_t>(r.n) * cost.size());
+  for (int i = 0, at = r.cut; i < r.n; ++i, at = r.next(at)) {
+    constexpr float kLimit = TrellisTables::kMaxInput;
+    const float x = scratch.input()[at] * r.factor * TrellisTables::kOne;
+    const int u = static_cast<int>(std::lrint(std::clamp(x, -kLimit, kLimit)));
     for (int g = 0; g < groups; ++g)
       for (int q = 0; q < levels; ++q) {
         const int v = u - t.fixed[0][q] - (t.lags == 3 ? t.fixed[1][g] : 0);
@@ -48,40 +50,18 @@ void scalar_search(const TrellisTables& t, int n, const int* anchors, TrellisScr
   size_t state = anchors ? static_cast<size_t>(anchors[0])
                          : static_cast<size_t>(std::min_element(cost.begin(), cost.end()) - cost.begin());
   TrellisScratch::Fit sums{0, 0, 0};
-  for (int i = n - 1; i >= 0; --i) {
+  for (int i = r.n - 1; i >= 0; --i) {
     const size_t q = state / static_cast<size_t>(groups), g = state % static_cast<size_t>(groups);
     const size_t p = from[static_cast<size_t>(i) * cost.size() + state];
     scratch.codes()[i] = static_cast<uint8_t>(q);
     float c = t.values[0][q];
     if (t.lags == 3) c += t.values[1][g];
     c += t.values[t.lags - 1][p];
-    const float d = scratch.input()[i] - c;
+    const float d = std::fma(scratch.input()[(r.cut + i) % r.block], -r.factor, c);
     sums = {std::fma(d, d, sums.error), std::fma(d, c, sums.residual), std::fma(c, c, sums.square)};
     state = t.lags == 3 ? g * static_cast<size_t>(levels) + p : p;
   }
   if (fit) fit[0] = sums;
-}
-
-/// Value i of lane j is u[j, (cut + i) mod block] * factor; lanes past `lanes` are zero.
-void turn(const float* u, int block, int lanes, int cut, int n, float factor, int width,
-          TrellisScratch& scratch) {
-  constexpr float kLimit = TrellisTables::kMaxInput;
-  float* values = scratch.input();
-  int32_t* pairs = scratch.pairs();
-  for (int lane = 0; lane < width; ++lane) {
-    const float* from = u + static_cast<ptrdiff_t>(lane) * block;
-    uint32_t before = 0;
-    for (int i = 0, at = cut; i < n; ++i, at = at + 1 == block ? 0 : at + 1) {
-      const float x = lane < lanes ? from[at] * factor : 0.0f;
-      const auto fixed =
-          static_cast<int32_t>(std::lrint(std::clamp(x * TrellisTables::kOne, -kLimit, kLimit)));
-      const auto now = static_cast<uint32_t>(fixed);
-      values[i * width + lane] = x;
-      pairs[i * width + lane] = static_cast<int32_t>(before | now << 16);
-      before = now & 0xffff;
-    }
-    pairs[n * width + lane] = static_cast<int32_t>(before);
-  }
 }
 
 const Codebook& checked(const Codebook& c) {
@@ -137,8 +117,8 @@ TrellisTables::TrellisTables(const Codebook& codebook)
 
 void TrellisScratch::Free::operator()(void* p) const { ::operator delete(p, kLine); }
 
-void TrellisScratch::reserve(const TrellisTables& tables, int n, int width) {
-  const size_t values = static_cast<size_t>(n + 1) * static_cast<size_t>(width);
+void TrellisScratch::reserve(const TrellisTables& tables, int block, int width) {
+  const size_t values = static_cast<size_t>(block + 1) * static_cast<size_t>(width);
   const auto states = static_cast<size_t>(tables.states);
   const auto grown = []<class T>(Buffer<T>& buffer, size_t count) {
     buffer.reset(static_cast<T*>(::operator new(count * sizeof(T), kLine)));
@@ -181,16 +161,17 @@ void TrellisEncoder::encode_tile(const float* u, int block, int lanes, int tries
   int anchors[kMax] = {};
   std::array<float, kMax> best;
   TrellisScratch::Fit fit[kMax];
+  for (int i = 0; i < block; ++i)
+    for (int lane = 0; lane < width; ++lane)
+      scratch.input()[i * width + lane] = lane < lanes ? u[static_cast<ptrdiff_t>(lane) * block + i] : 0;
   for (int k = 0; k < tries; ++k) {
     // 1, then beside it, on both sides in turn.
     const float factor = 1 + kSpacing * static_cast<float>(k % 2 == 1 ? (k + 1) / 2 : -k / 2);
-    turn(u, block, lanes, cut - window / 2, window, factor, width, scratch);
-    search_.search(tables_, window, nullptr, scratch, nullptr);
+    search_.search(tables_, {block, cut - window / 2, window, factor}, nullptr, scratch, nullptr);
     const uint8_t* newest = scratch.codes() + (window / 2 - 1) * width;
     for (int lane = 0; lane < width; ++lane)
       anchors[lane] = tables_.lags == 2 ? newest[lane] : newest[lane] * tables_.levels + newest[lane - width];
-    turn(u, block, lanes, cut, block, factor, width, scratch);
-    search_.search(tables_, block, anchors, scratch, fit);
+    search_.search(tables_, {block, cut, block, factor}, anchors, scratch, fit);
     for (int lane = 0; lane < lanes; ++lane) {
       // With u' = factor * u, the least |u' - s c|^2 over s, in units of u.
       const TrellisScratch::Fit& f = fit[lane];

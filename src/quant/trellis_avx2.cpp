@@ -27,6 +27,7 @@ struct Lanes {
   static I mul(I a, I b) { return _mm256_mullo_epi32(a, b); }
   static I madd(I a, I b, I c) { return _mm256_add_epi32(c, _mm256_madd_epi16(a, b)); }
   static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
+  static I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
   static I shift_left(I a, int bits) { return _mm256_slli_epi32(a, bits); }
   static I shift_right(I a, int bits) { return _mm256_srli_epi32(a, bits); }
   static I lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
@@ -38,9 +39,12 @@ struct Lanes {
   }
   static F loadf(const float* p) { return _mm256_loadu_ps(p); }
   static void storef(float* p, F x) { _mm256_storeu_ps(p, x); }
-  static F zerof() { return _mm256_setzero_ps(); }
+  static F set1f(float x) { return _mm256_set1_ps(x); }
   static F addf(F a, F b) { return _mm256_add_ps(a, b); }
-  static F subf(F a, F b) { return _mm256_sub_ps(a, b); }
+  static F mulf(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F minf(F a, F b) { return _mm256_min_ps(a, b); }
+  static F maxf(F a, F b) { return _mm256_max_ps(a, b); }
+  static I round(F a) { return _mm256_cvtps_epi32(a); }
   static F fmaf(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   template <int LEVELS>
   static I lookup(const int32_t* table, I index) {

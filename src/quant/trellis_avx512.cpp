@@ -30,6 +30,7 @@ struct Lanes {
   static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static I madd(I a, I b, I c) { return _mm512_dpwssd_epi32(c, a, b); }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
   static I shift_left(I a, int bits) { return _mm512_slli_epi32(a, static_cast<unsigned>(bits)); }
   static I shift_right(I a, int bits) { return _mm512_srli_epi32(a, static_cast<unsigned>(bits)); }
   static I lanes() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
@@ -42,9 +43,12 @@ struct Lanes {
   }
   static F loadf(const float* p) { return _mm512_loadu_ps(p); }
   static void storef(float* p, F x) { _mm512_storeu_ps(p, x); }
-  static F zerof() { return _mm512_setzero_ps(); }
+  static F set1f(float x) { return _mm512_set1_ps(x); }
   static F addf(F a, F b) { return _mm512_add_ps(a, b); }
-  static F subf(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mulf(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F minf(F a, F b) { return _mm512_min_ps(a, b); }
+  static F maxf(F a, F b) { return _mm512_max_ps(a, b); }
+  static I round(F a) { return _mm512_cvtps_epi32(a); }
   static F fmaf(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   template <int LEVELS>
   static I lookup(const int32_t* table, I index) {

@@ -21,6 +21,19 @@ struct LaneSearch {
   static constexpr int W = L::kWidth, kGroups = TWO_LAGS ? 1 : LEVELS, kStates = LEVELS * kGroups;
   static constexpr int kTile = LEVELS < L::kTile ? LEVELS : L::kTile;
 
+  static void round_values(const TrellisRange& r, TrellisScratch& scratch) {
+    const F factor = L::set1f(r.factor), one = L::set1f(TrellisTables::kOne);
+    const F most = L::set1f(TrellisTables::kMaxInput), least = L::set1f(-TrellisTables::kMaxInput);
+    I before = L::set1(0);
+    for (int i = 0, at = r.cut; i < r.n; ++i, at = r.next(at)) {
+      const F u = L::mulf(L::mulf(L::loadf(scratch.input() + at * W), factor), one);
+      const I now = L::round(L::minf(L::maxf(u, least), most));
+      L::store(scratch.pairs() + i * W, L::bit_or(before, L::shift_left(now, 16)));
+      before = L::bit_and(now, L::set1(0xffff));
+    }
+    L::store(scratch.pairs() + r.n * W, before);
+  }
+
   static void first(const TrellisTables& t, const int* anchors, TrellisScratch& scratch) {
     int32_t* a = scratch.costs();
     const I u = L::load(scratch.pairs());
@@ -75,15 +88,16 @@ struct LaneSearch {
   }
 
   template <bool FIT>
-  static void backward(const TrellisTables& t, int n, I state, TrellisScratch& scratch,
+  static void backward(const TrellisTables& t, const TrellisRange& r, I state, TrellisScratch& scratch,
                        TrellisScratch::Fit* fit) {
     const float* oldest_values = t.values[t.lags - 1];
     const int32_t* oldest = t.fixed[t.lags - 1];
     const I lane = L::lanes(), mask = L::set1(LEVELS - 1);
     // Newest and oldest code of the state after value i.
     I q = TWO_LAGS ? state : L::shift_right(state, t.bits), g = L::bit_and(state, mask);
-    F error = L::zerof(), residual = L::zerof(), square = L::zerof();
-    for (int i = n - 1; i >= 0; --i) {
+    const F minus_factor = L::set1f(-r.factor);
+    F error = L::set1f(0), residual = error, square = error;
+    for (int i = r.n - 1; i >= 0; --i) {
       const int32_t* a = scratch.costs() + static_cast<ptrdiff_t>(i) * kStates * W;
       L::store_bytes(q, scratch.codes() + i * W);
       // 2 T_0[q] T[p] as a product of 16-bit halves: T_0 doubled is below 2^14.
@@ -103,7 +117,8 @@ struct LaneSearch {
       }
       if constexpr (FIT) {
         c = L::addf(c, L::template lookup<LEVELS>(oldest_values, p));
-        const F d = L::subf(L::loadf(scratch.input() + i * W), c);
+        const int at = r.cut + i < r.block ? r.cut + i : r.cut + i - r.block;
+        const F d = L::fmaf(L::loadf(scratch.input() + at * W), minus_factor, c);
         error = L::fmaf(d, d, error);
         residual = L::fmaf(d, c, residual);
         square = L::fmaf(c, c, square);
@@ -116,16 +131,17 @@ struct LaneSearch {
     }
   }
 
-  static void search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
-                     TrellisScratch::Fit* fit) {
+  static void search(const TrellisTables& t, const TrellisRange& r, const int* anchors,
+                     TrellisScratch& scratch, TrellisScratch::Fit* fit) {
+    round_values(r, scratch);
     first(t, anchors, scratch);
     int32_t* a = scratch.costs();
-    const int32_t* pairs = scratch.pairs();
-    for (int i = 0; i + 1 < n; ++i, a += kStates * W)
-      step(t.cross, t.slopes.data(), t.constants.data(), L::load(pairs + (i + 1) * W), a, a + kStates * W);
-    if (anchors) return backward<true>(t, n, L::load(anchors), scratch, fit);
+    const int32_t* pairs = scratch.pairs() + W;
+    for (int i = 0; i + 1 < r.n; ++i, a += kStates * W, pairs += W)
+      step(t.cross, t.slopes.data(), t.constants.data(), L::load(pairs), a, a + kStates * W);
+    if (anchors) return backward<true>(t, r, L::load(anchors), scratch, fit);
 
-    step(t.cross, t.last_slopes.data(), t.last_constants.data(), L::load(pairs + n * W), a, a + kStates * W);
+    step(t.cross, t.last_slopes.data(), t.last_constants.data(), L::load(pairs), a, a + kStates * W);
     a += kStates * W;
     I best = L::load(a), state = L::set1(0);
     for (int s = 1; s < kStates; ++s) {
@@ -133,34 +149,34 @@ struct LaneSearch {
       state = L::equal(lower, best, state, L::set1(s));
       best = lower;
     }
-    backward<false>(t, n, state, scratch, fit);
+    backward<false>(t, r, state, scratch, fit);
   }
 };
 
 template <class L, bool TWO_LAGS>
-void search_levels(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
+void search_levels(const TrellisTables& t, const TrellisRange& r, const int* anchors, TrellisScratch& scratch,
                    TrellisScratch::Fit* fit) {
   switch (t.bits) {
     case 2:
-      return LaneSearch<L, 4, TWO_LAGS>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 4, TWO_LAGS>::search(t, r, anchors, scratch, fit);
     case 3:
-      return LaneSearch<L, 8, TWO_LAGS>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 8, TWO_LAGS>::search(t, r, anchors, scratch, fit);
     case 4:
-      return LaneSearch<L, 16, TWO_LAGS>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 16, TWO_LAGS>::search(t, r, anchors, scratch, fit);
     case 5:
-      return LaneSearch<L, 32, TWO_LAGS>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 32, TWO_LAGS>::search(t, r, anchors, scratch, fit);
     default:
-      return LaneSearch<L, 64, TWO_LAGS>::search(t, n, anchors, scratch, fit);
+      return LaneSearch<L, 64, TWO_LAGS>::search(t, r, anchors, scratch, fit);
   }
 }
 
 template <class L>
-void trellis_search(const TrellisTables& t, int n, const int* anchors, TrellisScratch& scratch,
-                    TrellisScratch::Fit* fit) {
+void trellis_search(const TrellisTables& t, const TrellisRange& r, const int* anchors,
+                    TrellisScratch& scratch, TrellisScratch::Fit* fit) {
   if (t.lags == 2)
-    search_levels<L, true>(t, n, anchors, scratch, fit);
+    search_levels<L, true>(t, r, anchors, scratch, fit);
   else
-    search_levels<L, false>(t, n, anchors, scratch, fit);
+    search_levels<L, false>(t, r, anchors, scratch, fit);
 }
 
 }  // namespace

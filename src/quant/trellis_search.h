@@ -52,11 +52,11 @@ struct TrellisTables {
 /// Working memory of one thread, grown as needed.
 class TrellisScratch {
  public:
-  /// Sums of (u - c)^2, (u - c) c and c^2, from the last value to the first.
+  /// Sums of (c - u)^2, (c - u) c and c^2, from the last value to the first.
   struct Fit {
     float error, residual, square;
   };
-  void reserve(const TrellisTables& tables, int n, int width);
+  void reserve(const TrellisTables& tables, int block, int width);
 
   float* input() { return input_.get(); }    ///< u [n, width]
   int32_t* pairs() { return pairs_.get(); }  ///< [n + 1, width]: u_(t-1) and u_t in the halves of element t
@@ -75,15 +75,23 @@ class TrellisScratch {
   size_t values_ = 0, states_ = 0;
 };
 
+/// What is searched: u_i = factor * input((cut + i) mod block) for i < n <= block.
+struct TrellisRange {
+  int block, cut, n;
+  float factor;
+  int next(int at) const { return at + 1 == block ? 0 : at + 1; }
+};
+
 /// One implementation of the search over `width` sequences side by side.
 struct TrellisSearch {
   static constexpr int kMaxWidth = 16;
   const char* name;
   int width;
-  /// Codes of n values of scratch.pairs() and input(). anchors [width]: the states before the first value and
-  /// after the last (newest * groups + oldest), or null: free at both ends. fit [width]: only with anchors.
-  void (*search)(const TrellisTables& tables, int n, const int* anchors, TrellisScratch& scratch,
-                 TrellisScratch::Fit* fit);
+  /// Codes of the range's values, from scratch.input() to scratch.codes(). anchors [width]: the states before
+  /// the first value and after the last (newest * groups + oldest), or null: free at both ends. fit [width]:
+  /// only with anchors.
+  void (*search)(const TrellisTables& tables, const TrellisRange& range, const int* anchors,
+                 TrellisScratch& scratch, TrellisScratch::Fit* fit);
 };
 
 extern const TrellisSearch kScalarTrellis;

@@ -117,17 +117,6 @@ TEST(Trellis, EveryInstructionSetGivesTheScalarCodes) {
     }
 }
 
-/// Puts u at scratch's disposal as one sequence.
-void set_input(TrellisScratch& scratch, const std::vector<float>& u) {
-  uint32_t before = 0;
-  for (size_t i = 0; i <= u.size(); ++i) {
-    const auto now = i < u.size() ? static_cast<uint32_t>(std::lrint(u[i] * TrellisTables::kOne)) : 0u;
-    scratch.pairs()[i] = static_cast<int32_t>(before | now << 16);
-    if (i < u.size()) scratch.input()[i] = u[i];
-    before = now & 0xffff;
-  }
-}
-
 TEST(Trellis, FindsTheLeastOfAllCodes) {
   Random random(11);
   struct Problem {
@@ -146,9 +135,9 @@ TEST(Trellis, FindsTheLeastOfAllCodes) {
       const int anchor = lags == 2 ? before[0] : before[1] * t.levels + before[0];
       std::vector<float> u(static_cast<size_t>(n));
       for (float& x : u) x = static_cast<float>(std::lrint(random.normal() * 1024)) / 1024;
-      set_input(scratch, u);
+      std::copy(u.begin(), u.end(), scratch.input());
       TrellisScratch::Fit fit;
-      kScalarTrellis.search(t, n, &anchor, scratch, &fit);
+      kScalarTrellis.search(t, {n, 0, n, 1.0f}, &anchor, scratch, &fit);
       const auto cost = [&](const std::vector<int>& q) {
         double sum = 0;
         for (int i = 0; i < n; ++i) {
