@@ -19,7 +19,7 @@ namespace {
 constexpr int kMaxBlock = 512;
 constexpr size_t kMaxCells = 8192;
 /// Scales at which a block is searched (TrellisEncoder::encode).
-constexpr int kTries = 5;
+constexpr int kTries = 7;
 
 void check(const HlwqFormat& format, const Codebook& codebook) {
   if (!valid(format))

@@ -27,6 +27,7 @@ struct Lanes {
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
   static I min(I a, I b) { return _mm512_min_epi32(a, b); }
+  static void keep(I& x) { asm("" : "+v"(x)); }
   static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static I madd(I a, I b, I c) { return _mm512_dpwssd_epi32(c, a, b); }
   static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }

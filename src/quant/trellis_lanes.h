@@ -44,31 +44,39 @@ struct LaneSearch {
       for (int j = 0; j < W; ++j) a[anchors[j] * W + j] -= TrellisTables::kForbidden;
   }
 
+  struct StepTables {
+    const int32_t *cross, *slopes, *constants;
+  };
+
+  /// The part of A_(t+1) that the states of group g at `a` and the codes from q0 lead to. The codes are
+  /// spelled out as a pack: a loop over them would leave the minima in memory where the compiler unrolls it
+  /// too late.
+  template <int... J>
+  static inline void tile(std::integer_sequence<int, J...>, const StepTables& t, I u, const int32_t* a, int g,
+                          int q0, I& offset, int32_t* next) {
+    const int32_t* row = t.cross + q0;
+    I ap = L::load(a);
+    I best[] = {L::add(ap, L::set1(row[J]))...};
+#pragma GCC unroll 1
+    for (int p = 1; p < LEVELS; ++p) {
+      row += LEVELS;
+      ap = L::load(a + p * W);
+      ((best[J] = L::min(best[J], L::add(ap, L::set1(row[J]))), L::keep(best[J])), ...);
+    }
+    if (q0 == 0 && g == 0) offset = best[0];
+    const auto finish = [&](I least, int s) {
+      const I base = L::madd(L::set1(t.slopes[s]), u, L::set1(t.constants[s]));
+      L::store(next + s * W, L::add(L::sub(least, offset), base));
+    };
+    (finish(best[J], (q0 + J) * kGroups + g), ...);
+  }
+
   /// A_(t+1) from A_t; u is the pair of u_t and u_(t+1).
-  static inline void step(const int32_t* cross, const int32_t* slopes, const int32_t* constants, I u,
-                          const int32_t* a, int32_t* next) {
-    I offset{};
+  static inline void step(const StepTables& t, I u, const int32_t* a, int32_t* next) {
+    I offset = L::set1(0);
     for (int g = 0; g < kGroups; ++g, a += LEVELS * W)
-      for (int q0 = 0; q0 < LEVELS; q0 += kTile) {
-        const int32_t* row = cross + q0;
-        I best[kTile];
-        const I a0 = L::load(a);
-#pragma GCC unroll 16
-        for (int j = 0; j < kTile; ++j) best[j] = L::add(a0, L::set1(row[j]));
-        for (int p = 1; p < LEVELS; ++p) {
-          row += LEVELS;
-          const I ap = L::load(a + p * W);
-#pragma GCC unroll 16
-          for (int j = 0; j < kTile; ++j) best[j] = L::min(best[j], L::add(ap, L::set1(row[j])));
-        }
-        if (q0 == 0 && g == 0) offset = best[0];
-#pragma GCC unroll 16
-        for (int j = 0; j < kTile; ++j) {
-          const int s = (q0 + j) * kGroups + g;
-          const I base = L::madd(L::set1(slopes[s]), u, L::set1(constants[s]));
-          L::store(next + s * W, L::add(L::sub(best[j], offset), base));
-        }
-      }
+      for (int q0 = 0; q0 < LEVELS; q0 += kTile)
+        tile(std::make_integer_sequence<int, kTile>(), t, u, a, g, q0, offset, next);
   }
 
   /// The least p with the least at(p) + t0 * oldest[p].
@@ -138,10 +146,10 @@ struct LaneSearch {
     int32_t* a = scratch.costs();
     const int32_t* pairs = scratch.pairs() + W;
     for (int i = 0; i + 1 < r.n; ++i, a += kStates * W, pairs += W)
-      step(t.cross, t.slopes.data(), t.constants.data(), L::load(pairs), a, a + kStates * W);
+      step({t.cross, t.slopes.data(), t.constants.data()}, L::load(pairs), a, a + kStates * W);
     if (anchors) return backward<true>(t, r, L::load(anchors), scratch, fit);
 
-    step(t.cross, t.last_slopes.data(), t.last_constants.data(), L::load(pairs), a, a + kStates * W);
+    step({t.cross, t.last_slopes.data(), t.last_constants.data()}, L::load(pairs), a, a + kStates * W);
     a += kStates * W;
     I best = L::load(a), state = L::set1(0);
     for (int s = 1; s < kStates; ++s) {
