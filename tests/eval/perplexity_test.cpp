@@ -55,6 +55,28 @@ TEST_F(Heldout, ExactModelHasNoDivergenceFromItself) {
   EXPECT_EQ(r.nll, r.base_nll);
 }
 
+TEST_F(Heldout, KeptStatesOfTheBaseGiveTheSameFigures) {
+  const EvalOptions options{.window = 64, .max_windows = 3, .bos = 2};
+  const std::span<const int32_t> part(ids.data(), 200);
+  const KvSettings coarse = KvSettings::uniform(4);
+  const EvalResult once = [&] {
+    EvalOptions o = options;
+    o.kv = coarse;
+    return evaluate(*model, model.get(), engine, part, o);
+  }();
+  // Room for two of the three windows: the third runs the base every time.
+  const uint64_t room = 2 * 64 * model->spec().hidden * sizeof(float);
+  EXPECT_GT(once.kl_mean, 0);
+  Evaluator evaluator(model.get(), engine, part, options, room);
+  for (int run = 0; run < 3; ++run) {
+    const EvalResult r = evaluator.run(*model, coarse);
+    EXPECT_EQ(r.tokens, 3u * 63);
+    EXPECT_EQ(r.kl_mean, once.kl_mean);
+    EXPECT_EQ(r.base_nll, once.base_nll);
+    EXPECT_EQ(r.top1, once.top1);
+  }
+}
+
 TEST_F(Heldout, OverlappingWindowsPredictEachTokenOnce) {
   const std::span<const int32_t> part(ids.data(), 1000);
   const EvalResult apart = evaluate(*model, nullptr, engine, part, {.window = 128, .bos = 2});
