@@ -14,7 +14,7 @@ struct CoupledTable {
   /// its negative. Lag 0 has n >= 0, not descending. |value| of any sum of lags is at most 127 steps where
   /// bits <= 5, so that a block's values fit INT8.
   std::span<const int8_t> entries;
-  double mse;  ///< measured on Gaussian blocks of 128, coded by codec.h without norms
+  double mse;  ///< measured on Gaussian blocks of 128, by one search at scale 1 (quant/trellis.h)
 };
 
 /// Null when there is none.

@@ -84,6 +84,28 @@ TEST(LookupTables, Int8CostsLittleAndMoreBitsNothing) {
   }
 }
 
+TEST(LookupTables, CoupledTablesAreMetExactly) {
+  for (int lags = 2; lags <= 3; ++lags)
+    for (int bits = 2; bits <= 6; ++bits) {
+      if (!has_standard_codebook(bits, lags)) continue;
+      const Codebook codebook = coupled_codebook(bits, lags);
+      const LookupTables tables = make_lookup_tables(codebook);
+      const size_t levels = size_t{1} << bits;
+      for (int lag = 0; lag < lags; ++lag)
+        for (size_t q = 0; q < levels; ++q) {
+          const float value = codebook.values[static_cast<size_t>(lag) * levels + q];
+          // The step is found again from one value: two roundings of 2^-24 in it, one in each product.
+          EXPECT_NEAR(tables.step * (static_cast<float>(tables.hi[lag][q]) + tables.offset), value,
+                      std::abs(value) * 0x1p-22f)
+              << bits << " bits, lag " << lag << " of " << lags << ", code " << q;
+        }
+      // A multiple of the tables' own grid would be exact too, but not fit.
+      if (bits <= 5) {
+        EXPECT_LE(tables.largest_sum, 127) << bits << " bits, " << lags << " lags";
+      }
+    }
+}
+
 TEST(LookupTables, PublishedTablesAreAccepted) {
   for (int bits : {2, 3, 4, 5, 6})
     for (PublishedVariant variant : {PublishedVariant::kFinite4, PublishedVariant::kInfinite})
