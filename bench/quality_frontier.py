@@ -124,9 +124,23 @@ class Frontier:
                     log_kl = interpolated(families[family], r["bits_per_weight"])
                     cells.append("" if log_kl is None else f"{math.exp(log_kl):.5f} ({math.exp(log_kl) / r['kl_mean']:.2f})")
                 lines.append(f"| {name} | {r['bits_per_weight']:.3f} | {r['kl_mean']:.5f} | " + " | ".join(cells) + " |")
+        if self.args.draw:
+            self.draw(rows)
         text = "\n".join(lines) + "\n"
         (self.args.work / "report.md").write_text(text)
         print(text)
+
+
+    def draw(self, rows):
+        series = {}
+        for name, r in rows:
+            label = name.replace("-folded", "").replace("-imatrix", "").replace("+cal", "")
+            series.setdefault(r["family"], []).append([r["bits_per_weight"], r["kl_mean"], label])
+        chart = {"title": f"Size and divergence: {self.args.source.name}", "x": "bits per weight",
+                 "y": "mean KL divergence, nats per token (log scale)",
+                 "series": [{"name": f, "line": f != "other", "points": p} for f, p in series.items()]}
+        svg = subprocess.run([self.args.draw], input=json.dumps(chart), stdout=subprocess.PIPE, text=True, check=True).stdout
+        (self.args.work / "frontier.svg").write_text(svg)
 
 
 def interpolated(points, x):
@@ -151,6 +165,7 @@ def main():
     parser.add_argument("--variants", default=USUAL, help="comma-separated; 'usual', 'calibrated' and 'allocated' stand for lists")
     parser.add_argument("--calibrate", default="builtin", help="what --calibrate gets for variants with +cal")
     parser.add_argument("--chunk", type=int, default=4, help="variants measured in one pass over the base")
+    parser.add_argument("--draw", metavar="PROGRAM", help="draw_chart (built with -DHLWQ_BENCH=ON), for WORK/frontier.svg")
     parser.add_argument("--report-only", action="store_true")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
