@@ -1,7 +1,7 @@
 # Installing what a build or a test run needs; sourced by ./quickstart and ./test.
 
 # What every build needs.
-build_packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev
+build_packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev libopenblas-dev
   libpng-dev libwebp-dev xz-utils)
 
 fail() {

@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <map>
 
+#include "base/file.h"
 #include "common.h"
+#include "engine/calibration.h"
 #include "quant/quantize.h"
 #include "terminal.h"
 #include "text/tokenizer.h"
@@ -101,6 +103,11 @@ class Quantize : public Command {
     args.choice("--norm", norm_, {"corrected", "published"},
                 "Block norms: least squares, or plain (corrected)");
     args.flag("--pad", pad_, "Blocks of 128 everywhere, zero-padded");
+    args.option(
+        "--calibrate", calibrate_, "FILE|builtin",
+        "Round with regard to what a text does in the model: a text file, JSON lines of messages or text, or "
+        "the text that comes with hlwq");
+    args.number("--calibration-tokens", calibration_tokens_, 512, "N", "How much of it is used (32768)");
     args.flag("--force", force_, "Replace DIR when it exists");
     args.option("--base-model", base_model_, "NAME", "Name of the source for the model card");
     args.flag("--json", json_, "Print the result as JSON");
@@ -111,8 +118,44 @@ class Quantize : public Command {
   int run() override {
     if (out_.empty()) throw UsageError("quantize needs -o DIR");
     QuantizeOptions options = parse_options();
-    ThreadPool pool(engine_.thread_count());
-    const ModelSource source = open_model(model_);
+    if (calibrate_.empty()) {
+      const ModelSource source = open_model(model_);
+      ThreadPool pool(engine_.thread_count());
+      return write(source, options, pool);
+    }
+    Engine engine({engine_.thread_count(), {}});
+    const auto model = Model::load(model_);
+    CalibrationOptions calibration;
+    calibration.restart = force_;
+    const std::string work = out_ + ".calibration";
+    CalibratedTensors tensors;
+    {
+      ProgressLine line("calibrating");
+      tensors = calibrate(*model, options, calibration_windows(*model, calibration), calibration, engine,
+                          work, line.progress());
+    }
+    options.rounded = tensors.sources();
+    options.calibration = {{"text", calibrate_ == "builtin" ? "builtin" : "file"},
+                           {"tokens", calibration_tokens_}};
+    const int code = write(model->source(), options, *engine.compute().pool);
+    tensors.layers.clear();
+    std::error_code ec;
+    std::filesystem::remove_all(work, ec);
+    return code;
+  }
+
+ private:
+  CalibrationWindows calibration_windows(const Model& model, const CalibrationOptions& options) const {
+    const auto tokens = static_cast<uint64_t>(calibration_tokens_);
+    if (calibrate_ == "builtin")
+      return plain_windows(model, builtin_calibration_text(), options.window, tokens);
+    const std::string text = read_file(calibrate_, 1u << 30);
+    if (calibrate_.ends_with(".json") || calibrate_.ends_with(".jsonl"))
+      return json_windows(model, text, calibrate_, options.window, tokens);
+    return plain_windows(model, text, options.window, tokens);
+  }
+
+  int write(const ModelSource& source, QuantizeOptions& options, ThreadPool& pool) const {
     if (!source.tensors) throw Error(ErrorCode::kNotFound, model_ + " has a config but no weights");
     if (source.tokenizer_json.empty() && source.gguf_metadata.contains("tokenizer.ggml.model"))
       options.tokenizer_json = tokenizer_json_from_gguf(source.gguf_metadata);
@@ -136,7 +179,6 @@ class Quantize : public Command {
     return kDone;
   }
 
- private:
   QuantizeOptions parse_options() const {
     QuantizeOptions options;
     if (bits_ && !policy_.empty()) throw UsageError("--bits and --policy exclude each other");
@@ -156,6 +198,8 @@ class Quantize : public Command {
   std::string model_, out_, policy_, layout_ = "native", codebook_ = "converged", norm_ = "corrected",
                                      base_model_;
   std::optional<int64_t> bits_;
+  std::string calibrate_;
+  int64_t calibration_tokens_ = 32768;
   bool pad_ = false, force_ = false, json_ = false;
   EngineArgs engine_;
 };

@@ -66,7 +66,4 @@ class Evaluator {
 EvalResult evaluate(const Model& model, const Model* base, Engine& engine, std::span<const int32_t> text,
                     const EvalOptions& options, const Progress& progress = {});
 
-/// The BOS to use in windows: tokenizer_config's / config's bos_token_id; -1 when the model has none.
-int32_t bos_token(const Model& model);
-
 }  // namespace hlwq

@@ -63,4 +63,14 @@ std::string special_token(const OrderedJson& tokenizer_config, const char* key) 
   return {};
 }
 
+int32_t bos_token(const Model& model) {
+  const std::string bos = special_token(model.source().tokenizer_config, "bos_token");
+  if (!bos.empty() && model.has_tokenizer()) return model.tokenizer().token_to_id(bos);
+  const OrderedJson& config = model.source().config;
+  for (const OrderedJson* c : {&config, config.contains("text_config") ? &config["text_config"] : nullptr})
+    if (c && c->contains("bos_token_id") && (*c)["bos_token_id"].is_number_integer())
+      return (*c)["bos_token_id"].get<int32_t>();
+  return -1;
+}
+
 }  // namespace hlwq

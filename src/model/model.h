@@ -46,6 +46,9 @@ class Model {
 /// none.
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelSource& source);
 
+/// The BOS to use in windows: tokenizer_config's / config's bos_token_id; -1 when the model has none.
+int32_t bos_token(const Model& model);
+
 /// The text of a named special token ("bos_token"), which tokenizer_config.json gives as a string or as an
 /// object with "content"; "" when it names none.
 std::string special_token(const OrderedJson& tokenizer_config, const char* key);

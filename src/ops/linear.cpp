@@ -115,7 +115,6 @@ void linear(const Compute& compute, std::span<const LinearJob> jobs) {
                       " has " + std::to_string(w.cols()) + " columns, but its input has " +
                       std::to_string(input.cols()));
     if (w.dense) checked_dense(*w.dense);
-    if (compute.observer) compute.observer->observe(job);
     const QuantizedActivations* a =
         w.hlwq ? &input.quantized(compute, w.hlwq->format.block, w.hlwq->format.lags) : nullptr;
     // With many tokens a row is much work: chunks are only as large as the row tiles need. With few, cache
@@ -127,6 +126,8 @@ void linear(const Compute& compute, std::span<const LinearJob> jobs) {
     parts.push_back({job, a, chunk_rows, chunks});
     chunks += ceil_div(w.rows(), chunk_rows);
   }
+
+  if (compute.observer) compute.observer->observe(jobs);
 
   std::vector<std::unique_ptr<float[]>> scratch(threads);
   compute.pool->parallel_for(chunks, 1, [&](size_t begin, size_t end, int thread) {

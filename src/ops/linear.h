@@ -64,11 +64,11 @@ struct LinearJob {
 /// The same for matrices that each have an input of their own (experts), as one parallel loop.
 void linear(const Compute& compute, std::span<const LinearJob> jobs);
 
-/// Told of every product before it runs, on the calling thread.
+/// Told of each call's products before they run, on the calling thread.
 class LinearObserver {
  public:
   virtual ~LinearObserver() = default;
-  virtual void observe(const LinearJob& job) = 0;
+  virtual void observe(std::span<const LinearJob> jobs) = 0;
 };
 
 /// Decodes row r of a weight to cols floats (embeddings).

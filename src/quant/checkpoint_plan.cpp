@@ -172,6 +172,7 @@ OrderedJson quantization_config(const CheckpointPlan& plan, const QuantizeOption
   config["codebook"] = codebook_id(options);
   config["norm"] = options.norm == NormRule::kCorrected ? "corrected" : "published";
   config["policy"] = options.policy.name();
+  if (!options.calibration.is_null()) config["calibration"] = options.calibration;
   OrderedJson modules = OrderedJson::object();
   for (const PlannedTensor& p : plan.tensors)
     if (p.format)

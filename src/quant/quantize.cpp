@@ -124,19 +124,70 @@ class Streamer {
     const Codebook& codebook = plan_.codebook(f.bits, f.lags);
     norms_.resize(rows * blocks);
     CodecStats stats;
+    const Rounded rounded = find_rounded(p);
     for (uint64_t first = 0; first < rows; first += slab) {
       const uint64_t n = std::min(slab, rows - first);
       prefetch_after(t, first + n);
       decode(t, first, n);
       codes_.resize(n * f.row_bytes(cols));
-      stats += encode_rows(f, codebook, options_.norm, floats_.data(), n, cols, t.name, first, pool_,
-                           codes_.data(), norms_.data() + first * blocks);
+      if (rounded.codes) {
+        std::memcpy(codes_.data(), rounded.codes + first * f.row_bytes(cols), codes_.size());
+        std::memcpy(norms_.data() + first * blocks, rounded.norms + first * blocks * sizeof(uint16_t),
+                    n * blocks * sizeof(uint16_t));
+        stats += compare_rows(f, codebook, first, n, cols);
+      } else {
+        stats += encode_rows(f, codebook, options_.norm, floats_.data(), n, cols, t.name, first, pool_,
+                             codes_.data(), norms_.data() + first * blocks);
+      }
       if (options_.layout == CheckpointLayout::kPublished) republish(f, n * blocks);
       writer_.append(codes_.data(), codes_.size());
       finish_rows(t, first, n);
     }
     writer_.append(norms_.data(), norms_.size() * sizeof(uint16_t));
     return stats;
+  }
+
+  /// Where a tensor's codes and norms lie when they were chosen elsewhere; null otherwise.
+  struct Rounded {
+    const std::byte* codes = nullptr;
+    const std::byte* norms = nullptr;
+  };
+  Rounded find_rounded(const PlannedTensor& p) const {
+    const Tensor& t = *p.source;
+    for (const TensorSource* source : options_.rounded) {
+      const Tensor* codes = source->find(codes_name(t.name));
+      const Tensor* norms = source->find(norms_name(t.name));
+      if (!codes || !norms) continue;
+      const uint64_t rows = t.rows(), cols = t.cols();
+      if (codes->dtype != DType::kU8 ||
+          codes->shape != std::vector<uint64_t>{rows, p.format->row_bytes(cols)} ||
+          norms->dtype != DType::kF16 ||
+          norms->shape != std::vector<uint64_t>{rows, p.format->row_blocks(cols)})
+        throw Error(ErrorCode::kInvalidFile,
+                    "the calibrated codes of " + t.name + " do not have the format that the policy gives it");
+      return {codes->data.data(), norms->data.data()};
+    }
+    return {};
+  }
+
+  /// Errors of the codes and norms at hand against the decoded rows first .. first + n.
+  CodecStats compare_rows(const HlwqFormat& f, const Codebook& codebook, uint64_t first, uint64_t n,
+                          uint64_t cols) {
+    std::vector<CodecStats> stats(n);
+    pool_.parallel_for(n, 16, [&](size_t begin, size_t end, int) {
+      std::vector<float> row(cols);
+      for (size_t r = begin; r < end; ++r) {
+        decode_row(f, codebook, codes_.data() + r * f.row_bytes(cols),
+                   norms_.data() + (first + r) * f.row_blocks(cols), cols, row.data());
+        for (uint64_t i = 0; i < cols; ++i) {
+          const double w = floats_[r * cols + i], d = row[i];
+          stats[r] += {w * w, (w - d) * (w - d), w * d, d * d};
+        }
+      }
+    });
+    CodecStats total;
+    for (const CodecStats& s : stats) total += s;
+    return total;
   }
 
   void republish(const HlwqFormat& f, uint64_t blocks) {

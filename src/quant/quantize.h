@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "io/model_source.h"
@@ -32,8 +33,12 @@ struct QuantizeOptions {
   bool replace = false;  ///< replace an existing output directory
   uint64_t max_shard_bytes = 4ull << 30;
   std::string
-      tokenizer_json;      ///< written when the source has none (GGUF): made by the caller from its metadata
-  std::string base_model;  ///< for the model card; empty: what the source says of itself
+      tokenizer_json;  ///< written when the source has none (GGUF): made by the caller from its metadata
+  /// Codes and norms that were chosen elsewhere (calibration), under their names in a checkpoint; everything
+  /// else is encoded here.
+  std::vector<const TensorSource*> rounded;
+  OrderedJson calibration;  ///< what to note of it in quantization_config; null: nothing
+  std::string base_model;   ///< for the model card; empty: what the source says of itself
 };
 
 struct QuantizedTensor {

@@ -1,0 +1,12 @@
+# Writes OUTPUT, a source file that defines builtin_calibration_text(): the files TEXTS, with a form feed between them.
+set(bytes "")
+foreach(text ${TEXTS})
+  file(READ ${text} hex HEX)
+  if(NOT bytes STREQUAL "")
+    string(APPEND bytes "0c")
+  endif()
+  string(APPEND bytes ${hex})
+endforeach()
+string(REGEX REPLACE "(................................................................)" "\\1\n" bytes "${bytes}")
+string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+file(WRITE ${OUTPUT} "#include \"engine/calibration.h\"\n\nnamespace hlwq {\nnamespace {\nconst unsigned char kText[] = {\n${bytes}};\n}  // namespace\n\nstd::string builtin_calibration_text() { return {reinterpret_cast<const char*>(kText), sizeof kText}; }\n\n}  // namespace hlwq\n")
