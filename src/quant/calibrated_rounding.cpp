@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <optional>
 
 #include "base/half.h"
@@ -17,6 +18,8 @@ namespace {
 
 constexpr int kMaxBlock = 512;
 constexpr uint64_t kTileRows = 32;
+// As in trellis.cpp: some scales near the first suit a block's codes better by luck.
+constexpr float kScales[] = {1.0f, 0.94f, 1.06f, 0.88f, 1.12f};
 
 /// a [n, n] <- H a H, H block-diagonal, in place.
 void rotate_both_sides(float* a, uint64_t n, int block, ThreadPool& pool) {
@@ -58,7 +61,7 @@ class TileRounder {
         name_(name),
         search_(select_feedback_search(detect_cpu())),
         root_(std::sqrt(static_cast<float>(format.block))) {
-    if (codebook.lags > 2) trellis_.emplace(codebook, detect_cpu());
+    if (codebook.lags > 1) trellis_.emplace(codebook, detect_cpu());
     if (codebook.lags == 1)
       for (int m = 0; m + 1 < format.levels() / 2; ++m)
         thresholds_.push_back(
@@ -89,6 +92,7 @@ class TileRounder {
  private:
   struct Candidate {
     alignas(64) uint8_t q[kMaxBlock];
+    alignas(64) float moved[kMaxBlock];  // what the codes aimed at, errors before them included
     float scale = 0;
     double cost = 0;
   };
@@ -120,9 +124,19 @@ class TileRounder {
     best.scale = static_cast<float>(std::sqrt(std::max(aim, 1e-6 * source) / n));
     choose(own, pending, col, -1, best);
     if (codebook_.lags == 2) {
-      // The ring is closed by a second search that starts and ends with the last code of the first.
+      // The ring is closed by searches that start and end with one code: the one that a search around the
+      // ring ends with, of the targets as the first search's errors moved them.
+      for (int i = 0; i < n; ++i) best.moved[i] /= best.scale;
+      trellis_->encode(best.moved, n, 1, 1, trellis_scratch_, best.q);
       const int anchor = best.q[n - 1];
-      choose(own, pending, col, anchor, best);
+      const float middle = best.scale;
+      best.cost = std::numeric_limits<double>::infinity();
+      for (const float factor : kScales) {
+        Candidate next;
+        next.scale = middle * factor;
+        choose(own, pending, col, anchor, next);
+        if (next.cost < best.cost) best = next;
+      }
     }
     const float norm = best.scale * root_;
     const uint16_t stored = float_to_fp16(norm);
@@ -163,6 +177,13 @@ class TileRounder {
           {n, format_.levels(), unit, target, feedback, stride, weight, tables, tables + format_.levels()},
           anchor, scratch_, best.q);
     } else {
+      // No feedback inside the block: what earlier blocks call for is spread over it at once.
+      for (int i = 0; i < n; ++i) target[i] -= unit[i];
+      for (int i = 0; i < n; ++i) {
+        const float* moves = feedback + static_cast<uint64_t>(i) * stride;
+        for (int k = i + 1; k < n; ++k) target[k] -= target[i] * moves[k];
+      }
+      for (int i = 0; i < n; ++i) target[i] += unit[i];
       trellis_->encode(target, n, 1, 1, trellis_scratch_, best.q);
     }
     codebook_values(codebook_, best.q, n, c);
@@ -181,6 +202,9 @@ class TileRounder {
     }
     // A block whose codes have nothing to do with its weights keeps the scale that it came with.
     if (vh > 0 && hh > 0) best.scale = static_cast<float>(vh / hh);
+    // Less sum_j weight_j v_j^2, which is the same for all codes.
+    for (int i = 0; i < n; ++i) best.moved[i] = v[i] - best.scale * (h[i] - c[i]);
+    best.cost = static_cast<double>(best.scale) * (static_cast<double>(best.scale) * hh - 2 * vh);
   }
 
   void in_order(const float* unit, const float* target, const float* feedback, uint8_t* q) {
