@@ -46,6 +46,7 @@ void feedback_search_scalar(const FeedbackProblem& p, int anchor, FeedbackScratc
 FeedbackSearch select_feedback_search(const CpuFeatures& cpu) {
 #if defined(__x86_64__)
   if (cpu.avx512) return feedback_search_avx512;
+  if (cpu.avx2) return feedback_search_avx2;
 #endif
   (void)cpu;
   return feedback_search_scalar;

@@ -34,6 +34,7 @@ using FeedbackSearch = void (*)(const FeedbackProblem& problem, int anchor, Feed
 /// The plain form; all others give the same codes.
 void feedback_search_scalar(const FeedbackProblem& problem, int anchor, FeedbackScratch& scratch, uint8_t* q);
 #if defined(__x86_64__)
+void feedback_search_avx2(const FeedbackProblem& problem, int anchor, FeedbackScratch& scratch, uint8_t* q);
 void feedback_search_avx512(const FeedbackProblem& problem, int anchor, FeedbackScratch& scratch, uint8_t* q);
 #endif
 FeedbackSearch select_feedback_search(const CpuFeatures& cpu);
