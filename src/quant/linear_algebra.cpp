@@ -34,12 +34,26 @@ bool factor_upper(float* a, uint64_t n, int threads) {
   // Reversing the order of rows and columns, which is reversing the buffer, turns this into the usual
   // factorisation: for B = P A P = L L^T, R = P L P. LAPACK counts by columns: its upper triangle is our
   // lower.
+  // In panels of our own, since the library's rounds differently on one thread and on many; its products and
+  // solves do not.
+  constexpr uint64_t kPanel = 128;
   std::reverse(a, a + n * n);
-  openblas_set_num_threads(threads);
-  const int size = narrow(n);
-  int info = 0;
-  spotrf_("U", &size, a, &size, &info, 1);
-  if (info != 0) return false;
+  const int stride = narrow(n);
+  for (uint64_t k = 0; k < n; k += kPanel) {
+    const int width = narrow(std::min(kPanel, n - k)), below = stride - narrow(k) - width;
+    float* corner = a + k * n + k;
+    int info = 0;
+    openblas_set_num_threads(1);
+    spotrf_("U", &width, corner, &stride, &info, 1);
+    if (info != 0) return false;
+    if (below == 0) break;
+    float* panel = corner + kPanel * n;
+    openblas_set_num_threads(threads);
+    cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, below, width, 1, corner,
+                stride, panel, stride);
+    cblas_ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, below, width, -1, panel, stride, 1, panel + kPanel,
+                stride);
+  }
   std::reverse(a, a + n * n);
   for (uint64_t i = 1; i < n; ++i) std::fill_n(a + i * n, i, 0.0f);
   return true;
