@@ -100,11 +100,11 @@ class TileRounder {
   uint16_t round_block(const float* own, const float* pending, uint64_t col, uint64_t row, float* error,
                        uint8_t* codes, CodecStats& stats) {
     const int n = format_.block;
-    double source = 0, aim = 0;
+    double source = 0;
+    alignas(64) float aim[kMaxBlock];
     for (int i = 0; i < n; ++i) {
       source += static_cast<double>(own[i]) * own[i];
-      const double t = static_cast<double>(own[i]) + pending[i];
-      aim += t * t;
+      aim[i] = own[i] + pending[i];
     }
     if (!std::isfinite(source))
       throw Error(ErrorCode::kInvalidArgument, name_ + " holds NaN or infinity in row " +
@@ -121,23 +121,9 @@ class TileRounder {
     if (std::sqrt(source) < 1e-12) return zero();
 
     Candidate best;
-    best.scale = static_cast<float>(std::sqrt(std::max(aim, 1e-6 * source) / n));
+    best.scale = spread(aim, col, source);
     choose(own, pending, col, -1, best);
-    if (codebook_.lags == 2) {
-      // The ring is closed by searches that start and end with one code: the one that a search around the
-      // ring ends with, of the targets as the first search's errors moved them.
-      for (int i = 0; i < n; ++i) best.moved[i] /= best.scale;
-      trellis_->encode(best.moved, n, 1, 1, trellis_scratch_, best.q);
-      const int anchor = best.q[n - 1];
-      const float middle = best.scale;
-      best.cost = std::numeric_limits<double>::infinity();
-      for (const float factor : kScales) {
-        Candidate next;
-        next.scale = middle * factor;
-        choose(own, pending, col, anchor, next);
-        if (next.cost < best.cost) best = next;
-      }
-    }
+    if (codebook_.lags == 2) close_ring(own, pending, col, source, best);
     const float norm = best.scale * root_;
     const uint16_t stored = float_to_fp16(norm);
     if (stored >= 0x7c00)
@@ -158,6 +144,43 @@ class TileRounder {
       stats.decoded_sq += static_cast<double>(decoded) * decoded;
     }
     return stored;
+  }
+
+  /// The first search left both ends free. The ring is closed by searches that start and end with one code:
+  /// the one that a search around the ring, of the targets as the errors moved them, ends with. The free
+  /// start's error moves all targets, so the first closed search only serves to find that code better.
+  void close_ring(const float* own, const float* pending, uint64_t col, double source, Candidate& best) {
+    int anchor = ring_code(best, col, source);
+    choose(own, pending, col, anchor, best);
+    anchor = ring_code(best, col, source);
+    const float middle = best.scale;
+    best.cost = std::numeric_limits<double>::infinity();
+    for (const float factor : kScales) {
+      Candidate next;
+      next.scale = middle * factor;
+      choose(own, pending, col, anchor, next);
+      if (next.cost < best.cost) best = next;
+    }
+  }
+
+  /// Also sets the scale that suits the moved targets, and uses `moved` up.
+  int ring_code(Candidate& c, uint64_t col, double source) {
+    c.scale = spread(c.moved, col, source);
+    for (int i = 0; i < format_.block; ++i) c.moved[i] /= c.scale;
+    trellis_->encode(c.moved, format_.block, 1, 1, trellis_scratch_, c.q);
+    return c.q[format_.block - 1];
+  }
+
+  /// Root mean square of a block's targets where misses cost: columns that hardly count (padding's) may be
+  /// sent anywhere.
+  float spread(const float* targets, uint64_t col, double source) const {
+    const float* weight = plan_.weight() + col;
+    double sum = 0, weights = 0;
+    for (int i = 0; i < format_.block; ++i) {
+      sum += static_cast<double>(weight[i]) * targets[i] * targets[i];
+      weights += weight[i];
+    }
+    return static_cast<float>(std::sqrt(std::max(sum / weights, 1e-6 * source / format_.block)));
   }
 
   /// Codes for the scale that `best` comes with, then the scale that suits these codes.
