@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -18,10 +17,10 @@ namespace hlwq {
 
 struct CalibrationOptions {
   uint64_t window = 512;  ///< tokens that see each other
-  float damping = std::getenv("DAMP") ? atof(std::getenv("DAMP")) : 0.01f;  ///< of the moments' diagonal, relative to its mean
+  float damping = 0.05f;  ///< of the moments' diagonal, relative to its mean
   /// An embedding that is also the output head: share of the identity in its moments, since as an input table
   /// any error counts alike.
-  float tied_identity = std::getenv("TIED") ? atof(std::getenv("TIED")) : 0.3f;
+  float tied_identity = 0.3f;
   bool restart = false;  ///< discard what an earlier run with other settings left
 };
 
