@@ -103,11 +103,12 @@ class Quantize : public Command {
     args.choice("--norm", norm_, {"corrected", "published"},
                 "Block norms: least squares, or plain (corrected)");
     args.flag("--pad", pad_, "Blocks of 128 everywhere, zero-padded");
-    args.option(
-        "--calibrate", calibrate_, "FILE|builtin",
-        "Round with regard to what a text does in the model: a text file, JSON lines of messages or text, or "
-        "the text that comes with hlwq");
-    args.number("--calibration-tokens", calibration_tokens_, 512, "N", "How much of it is used (32768)");
+    args.option("--calibrate", calibrate_, "FILE|builtin",
+                "Round with regard to what a text does in the model: a text file, JSON (lines) of messages, "
+                "text or ids, "
+                "or the text that comes with hlwq");
+    args.number("--calibration-tokens", calibration_tokens_, 512, "N",
+                "How much of the text is used (32768)");
     args.flag("--force", force_, "Replace DIR when it exists");
     args.option("--base-model", base_model_, "NAME", "Name of the source for the model card");
     args.flag("--json", json_, "Print the result as JSON");
@@ -123,20 +124,30 @@ class Quantize : public Command {
       ThreadPool pool(engine_.thread_count());
       return write(source, options, pool);
     }
+    return calibrate_and_write(options);
+  }
+
+ private:
+  int calibrate_and_write(QuantizeOptions& options) const {
+    if (layout_ != "native" || norm_ != "corrected")
+      throw UsageError("--calibrate goes with the native layout and corrected norms only");
+    // Calibrating takes long: what is in the way of the output is better said before.
+    { AtomicDirectory output(out_, force_); }
     Engine engine({engine_.thread_count(), {}});
     const auto model = Model::load(model_);
     CalibrationOptions calibration;
     calibration.restart = force_;
-    const std::string work = out_ + ".calibration";
+    const CalibrationWindows windows = calibration_windows(*model, calibration);
+    uint64_t tokens = 0;
+    for (const auto& w : windows) tokens += w.size();
+    options.calibration = {{"text", calibrate_ == "builtin" ? "builtin" : "file"}, {"tokens", tokens}};
+    const std::filesystem::path work = work_directory();
     CalibratedTensors tensors;
     {
       ProgressLine line("calibrating");
-      tensors = calibrate(*model, options, calibration_windows(*model, calibration), calibration, engine,
-                          work, line.progress());
+      tensors = calibrate(*model, options, windows, calibration, engine, work, line.progress());
     }
     options.rounded = tensors.sources();
-    options.calibration = {{"text", calibrate_ == "builtin" ? "builtin" : "file"},
-                           {"tokens", calibration_tokens_}};
     const int code = write(model->source(), options, *engine.compute().pool);
     tensors.layers.clear();
     std::error_code ec;
@@ -144,7 +155,13 @@ class Quantize : public Command {
     return code;
   }
 
- private:
+  /// Beside the output, whatever form its path has.
+  std::filesystem::path work_directory() const {
+    std::filesystem::path path = std::filesystem::absolute(out_).lexically_normal();
+    if (path.filename().empty()) path = path.parent_path();
+    return path += ".calibration";
+  }
+
   CalibrationWindows calibration_windows(const Model& model, const CalibrationOptions& options) const {
     const auto tokens = static_cast<uint64_t>(calibration_tokens_);
     if (calibrate_ == "builtin")

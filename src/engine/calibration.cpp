@@ -83,6 +83,8 @@ std::string settings_id(const CheckpointPlan& plan, const CalibrationWindows& wi
     const auto bytes = p.source->data;
     for (size_t i = 0; i < bytes.size(); i += 1 + bytes.size() / 64) d.add(&bytes[i], 1);
   }
+  for (const Codebook& c : plan.codebooks) d.add(c.values.data(), c.values.size() * sizeof(float));
+  d.add(&options.window, sizeof options.window);
   for (const auto& w : windows) d.add(w.data(), w.size() * sizeof(int32_t));
   d.add(&options.damping, sizeof options.damping);
   d.add(&options.tied_identity, sizeof options.tied_identity);
@@ -110,20 +112,18 @@ class Calibrator {
 
   CalibratedTensors run() {
     uint64_t layer = open_work();
-    if (layer == 0) embed();
     for (; layer < layers(); ++layer) {
       done_ = layer * (1 + kRoundingShare) * windows_.size();
       MomentCollector collector(wanted_, engine_.threads());
-      run_layer(layer, collector);
+      run_layer(layer, &collector);
       round(collector, layer, "layer " + std::to_string(layer + 1) + " of " + std::to_string(layers()));
-      save_states(layer + 1);
+      save_progress(layer + 1);
     }
     done_ = layers() * (1 + kRoundingShare) * windows_.size();
     round_head();
     CalibratedTensors result;
     for (uint64_t i = 0; i <= layers(); ++i)
-      if (const fs::path dir = layer_path(i); fs::exists(dir / "model.safetensors"))
-        result.layers.push_back(open_safetensors(dir));
+      if (!rounded_[i].empty()) result.layers.push_back(open_layer(i));
     return result;
   }
 
@@ -137,44 +137,120 @@ class Calibrator {
     return work_ / ("layer-" + std::string(5 - std::min<size_t>(5, digits.size()), '0') + digits);
   }
 
-  /// The layer to go on with.
+  Error damaged(const fs::path& path, const std::string& why) const {
+    return Error(ErrorCode::kInvalidFile, path.string() + " is damaged (" + why + "): remove " +
+                                              work_.string() + " to start the calibration anew");
+  }
+
+  /// A note of this program's; an empty object when there is none.
+  Json read_note(const fs::path& path) const {
+    if (!fs::exists(path)) return Json::object();
+    Json note;
+    try {
+      note = parse_json(read_file(path, 64u << 20), path.string(), {});
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kInvalidFile) throw;
+      throw damaged(path, e.what());
+    }
+    if (!note.is_object() || !note.contains("calibration") || !note["calibration"].is_string())
+      throw damaged(path, "it does not say whose it is");
+    return note;
+  }
+  static void write_note(const fs::path& path, const Json& note) {
+    AtomicFile file(path);
+    file.write(note.dump());
+    file.commit();
+  }
+
+  /// Makes the work directory, or finds what an earlier run left there. The layer to go on with; the states
+  /// are those before it.
   uint64_t open_work() {
-    std::error_code ec;
-    if (fs::exists(work_, ec)) {
-      std::string id;
-      uint64_t layer = 0;
-      bool has_states = false;
-      if (fs::exists(work_ / "states" / kNote)) {
-        const Json note = parse_json(read_file(work_ / "states" / kNote, 1u << 16),
-                                     (work_ / "states" / kNote).string(), {});
-        id = note.value("id", std::string());
-        layer = note.value("layer", uint64_t{0});
-        has_states = true;
-      }
-      if (has_states && id == id_ && layer <= layers()) {
-        load_states();
-        return layer;
-      }
-      if (has_states && !options_.restart)
+    rounded_.resize(layers() + 1);
+    if (fs::exists(work_) && !(fs::is_directory(work_) && fs::is_empty(work_))) {
+      const Json note = read_note(work_ / kNote);
+      if (note.empty())
+        throw Error(ErrorCode::kInvalidArgument, work_.string() +
+                                                     " is in the way: it is not the work of a calibration; "
+                                                     "move it or choose another output");
+      if (note["calibration"] == id_) return resume();
+      if (!options_.restart)
         throw Error(ErrorCode::kInvalidArgument,
                     work_.string() +
-                        " holds an unfinished calibration with other settings: repeat that "
-                        "command to finish it, or remove the directory");
+                        " holds an unfinished calibration with other settings: repeat that command to finish "
+                        "it, or remove the directory");
+      std::error_code ec;
       fs::remove_all(work_, ec);
     }
+    std::error_code ec;
     fs::create_directories(work_, ec);
     if (ec) throw Error(ErrorCode::kIo, "cannot create " + work_.string() + ": " + ec.message());
+    write_note(work_ / kNote, {{"calibration", id_}});
+    embed();
     return 0;
+  }
+
+  uint64_t resume() {
+    const fs::path path = work_ / "states" / kNote;
+    const Json note = read_note(path);
+    if (note.empty()) {
+      embed();
+      return 0;
+    }
+    if (note["calibration"] != id_ || !note.contains("rounded") || !note["rounded"].is_array() ||
+        note["rounded"].size() > layers())
+      throw damaged(path, "it belongs to other settings");
+    const uint64_t layer = note["rounded"].size();
+    for (uint64_t i = 0; i < layer; ++i) {
+      for (const Json& name : note["rounded"][i])
+        if (!name.is_string() || !formats_.contains(name.get<std::string>()))
+          throw damaged(path, "unknown tensors");
+        else
+          rounded_[i].push_back(name.get<std::string>());
+      if (!rounded_[i].empty()) open_layer(i);
+    }
+    if (!shares_caches()) {
+      load_states();
+      return layer;
+    }
+    // Later layers read keys and values of earlier ones, which only running these again brings back.
+    embed();
+    for (uint64_t i = 0; i < layer; ++i) run_layer(i, nullptr);
+    return layer;
+  }
+
+  /// A finished layer's file, with everything in it that should be.
+  std::unique_ptr<TensorSource> open_layer(uint64_t layer) const {
+    const fs::path dir = layer_path(layer);
+    std::unique_ptr<TensorSource> file;
+    try {
+      file = open_safetensors(dir);
+    } catch (const Error& e) {
+      throw damaged(dir, e.what());
+    }
+    for (const std::string& name : rounded_[layer]) {
+      const PlannedTensor& p = *formats_.at(name);
+      const uint64_t rows = p.source->rows(), cols = p.source->cols();
+      const Tensor* codes = file->find(codes_name(name));
+      const Tensor* norms = file->find(norms_name(name));
+      if (!codes || !norms || codes->dtype != DType::kU8 || norms->dtype != DType::kF16 ||
+          codes->shape != std::vector<uint64_t>{rows, p.format->row_bytes(cols)} ||
+          norms->shape != std::vector<uint64_t>{rows, p.format->row_blocks(cols)})
+        throw damaged(dir, name + " is missing or has another shape");
+    }
+    return file;
+  }
+
+  bool shares_caches() const {
+    const auto& all = model_.spec().layers;
+    return std::any_of(all.begin(), all.end(), [](const LayerSpec& l) { return l.kv_from >= 0; });
   }
 
   // Layers that read another's keys and values need every window's cache whole; for all others one is enough.
   KvCache& cache(size_t window) {
-    const auto& spec = model_.spec();
-    const bool shared = std::any_of(spec.layers.begin(), spec.layers.end(),
-                                    [](const LayerSpec& l) { return l.kv_from >= 0; });
-    const size_t i = shared ? window : 0;
+    const size_t i = shares_caches() ? window : 0;
     while (caches_.size() <= i)
-      caches_.push_back(std::make_unique<KvCache>(spec, options_.window, options_.window, KvSettings{}));
+      caches_.push_back(
+          std::make_unique<KvCache>(model_.spec(), options_.window, options_.window, KvSettings{}));
     return *caches_[i];
   }
 
@@ -187,9 +263,9 @@ class Calibrator {
     }
   }
 
-  void run_layer(uint64_t layer, MomentCollector& collector) {
+  void run_layer(uint64_t layer, MomentCollector* collector) {
     Compute compute = engine_.compute();
-    compute.observer = &collector;
+    compute.observer = collector;
     for (size_t w = 0; w < windows_.size(); ++w) {
       progress_.step(done_++, total_,
                      "layer " + std::to_string(layer + 1) + " of " + std::to_string(layers()) + ": inputs");
@@ -224,12 +300,14 @@ class Calibrator {
     write_layer(layer, groups, what);
   }
 
+  /// `groups`: moments, and the matrices that see them.
   void write_layer(uint64_t layer,
                    const std::vector<std::pair<InputMoments*, std::vector<std::string>>>& groups,
                    const std::string& what) {
     std::vector<TensorSpec> specs;
     for (const auto& [moments, names] : groups)
       for (const std::string& name : names) {
+        rounded_[layer].push_back(name);
         const PlannedTensor& p = *formats_.at(name);
         const uint64_t rows = p.source->rows(), cols = p.source->cols();
         specs.push_back({codes_name(name), DType::kU8, {rows, p.format->row_bytes(cols)}});
@@ -287,28 +365,38 @@ class Calibrator {
     writer.append(norms.data(), norms.size() * sizeof(uint16_t));
   }
 
-  void save_states(uint64_t layer) {
-    uint64_t tokens = 0;
-    for (const auto& w : windows_) tokens += w.size();
+  uint64_t tokens() const {
+    uint64_t n = 0;
+    for (const auto& w : windows_) n += w.size();
+    return n;
+  }
+
+  void save_progress(uint64_t layer) {
     AtomicDirectory directory(work_ / "states", true);
-    SafetensorsWriter writer(directory.path(), {{"states", DType::kF32, {tokens, hidden()}}}, {},
-                             ~uint64_t{0});
-    for (const auto& s : states_) writer.append(s.data(), s.size() * sizeof(float));
-    writer.finish();
-    AtomicFile note(directory.path() / kNote);
-    note.write(Json{{"id", id_}, {"layer", layer}}.dump());
-    note.commit();
+    if (!shares_caches()) {
+      SafetensorsWriter writer(directory.path(), {{"states", DType::kF32, {tokens(), hidden()}}}, {},
+                               ~uint64_t{0});
+      for (const auto& s : states_) writer.append(s.data(), s.size() * sizeof(float));
+      writer.finish();
+    }
+    Json names = Json::array();
+    for (uint64_t i = 0; i < layer; ++i) names.push_back(rounded_[i]);
+    write_note(directory.path() / kNote, {{"calibration", id_}, {"rounded", std::move(names)}});
     directory.commit();
   }
 
   void load_states() {
-    const auto file = open_safetensors(work_ / "states");
-    const Tensor& t = file->at("states");
-    uint64_t tokens = 0;
-    for (const auto& w : windows_) tokens += w.size();
-    if (t.dtype != DType::kF32 || t.shape != std::vector<uint64_t>{tokens, hidden()})
-      throw Error(ErrorCode::kInvalidFile, (work_ / "states").string() + " is damaged: remove " +
-                                               work_.string() + " to start the calibration anew");
+    const fs::path dir = work_ / "states";
+    std::unique_ptr<TensorSource> file;
+    try {
+      file = open_safetensors(dir);
+    } catch (const Error& e) {
+      throw damaged(dir, e.what());
+    }
+    const Tensor* found = file->find("states");
+    if (!found || found->dtype != DType::kF32 || found->shape != std::vector<uint64_t>{tokens(), hidden()})
+      throw damaged(dir, "the states are missing or have another shape");
+    const Tensor& t = *found;
     states_.clear();
     uint64_t at = 0;
     for (const auto& w : windows_) {
@@ -328,6 +416,7 @@ class Calibrator {
   const std::string id_;
   std::map<std::string, const PlannedTensor*> formats_;
   std::set<std::string> wanted_;
+  std::vector<std::vector<std::string>> rounded_;  // names, by layer; the output head comes last
   uint64_t done_ = 0, total_ = 0;
   std::vector<std::vector<float>> states_;
   std::vector<std::unique_ptr<KvCache>> caches_;
@@ -348,6 +437,9 @@ CalibratedTensors calibrate(const Model& model, const QuantizeOptions& options,
   if (options.layout != CheckpointLayout::kNative)
     throw Error(ErrorCode::kInvalidArgument, "calibrated rounding writes the native layout only");
   if (windows.empty()) throw Error(ErrorCode::kInvalidArgument, "the calibration text is empty");
+  for (const auto& w : windows)
+    if (w.empty() || w.size() > calibration.window)
+      throw Error(ErrorCode::kInvalidArgument, "a calibration window has no tokens or too many");
   return Calibrator(model, options, windows, calibration, engine, work, progress).run();
 }
 

@@ -27,13 +27,13 @@ struct CalibrationOptions {
 /// Windows of token ids.
 using CalibrationWindows = std::vector<std::vector<int32_t>>;
 
-/// Cuts `text` into windows, about `tokens` in all, evenly over the text. Documents are separated by form
-/// feeds. Where the model has a chat template, every second window is of a conversation: a document's
-/// paragraphs as turns of user and assistant.
+/// Cuts `text` into windows, about `tokens` in all, evenly over the text. Documents, separated by form feeds,
+/// do not share windows. Where the model has a chat template, half of the tokens are of conversations: a
+/// document's paragraphs as turns of user and assistant.
 CalibrationWindows plain_windows(const Model& model, const std::string& text, uint64_t window,
                                  uint64_t tokens);
-/// The same for JSON (an array, or one object a line): {"messages": [...]} or {"text": ...} each. Throws
-/// Error(kInvalidFile) naming `what`.
+/// The same for JSON (an array, or one object a line): {"messages": [...]}, {"text": ...} or {"ids": [...]}
+/// each. Throws Error(kInvalidFile) naming `what`.
 CalibrationWindows json_windows(const Model& model, const std::string& text, const std::string& what,
                                 uint64_t window, uint64_t tokens);
 /// The text that comes with hlwq.
@@ -46,9 +46,10 @@ struct CalibratedTensors {
 };
 
 /// Rounds what options' policy quantizes and the text reaches: the linears of every layer, and the output
-/// head. Works in `work`, one directory a layer; a run that was interrupted goes on from there. Memory: the
-/// states of all tokens, and one layer's moments. Throws Error(kInvalidArgument) when `work` belongs to other
-/// settings.
+/// head. The experts of a layer share their moments. Works in `work`, one directory a layer; a run that was
+/// interrupted goes on from there and gives the same files. Memory: the states of all tokens, and one layer's
+/// moments. Throws Error(kInvalidArgument) when `work` is something else or belongs to other settings,
+/// Error(kInvalidFile) when it is damaged, Error(kCancelled).
 CalibratedTensors calibrate(const Model& model, const QuantizeOptions& options,
                             const CalibrationWindows& windows, const CalibrationOptions& calibration,
                             Engine& engine, const std::filesystem::path& work, const Progress& progress);

@@ -1,5 +1,6 @@
 // From text to windows of ids.
 #include <algorithm>
+#include <cstdint>
 
 #include "engine/calibration.h"
 #include "engine/chat.h"
@@ -7,9 +8,12 @@
 namespace hlwq {
 namespace {
 
-/// `count` windows at even distances; all of them when there are not more.
-CalibrationWindows spread(CalibrationWindows all, uint64_t count) {
-  if (all.size() <= count) return all;
+/// Windows at even distances, about `tokens` in all; all of them when there are not more.
+CalibrationWindows spread(CalibrationWindows all, uint64_t tokens) {
+  uint64_t total = 0;
+  for (const auto& w : all) total += w.size();
+  if (total <= tokens) return all;
+  const uint64_t count = std::clamp<uint64_t>(all.size() * tokens / total, 1, all.size());
   CalibrationWindows some;
   for (uint64_t i = 0; i < count; ++i) some.push_back(std::move(all[i * all.size() / count]));
   return some;
@@ -62,28 +66,34 @@ std::vector<int32_t> conversation_ids(const Model& model, const OrderedJson& mes
   return chat_ids(model, messages, options);
 }
 
+std::vector<int32_t> token_ids(const OrderedJson& list, const std::string& what) {
+  std::vector<int32_t> ids;
+  for (const OrderedJson& id : list) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX)
+      throw Error(ErrorCode::kInvalidFile, what + ": \"ids\" must hold token ids");
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
 }  // namespace
 
 CalibrationWindows plain_windows(const Model& model, const std::string& text, uint64_t window,
                                  uint64_t tokens) {
-  const uint64_t count = std::max<uint64_t>(1, tokens / window);
-  CalibrationWindows plain;
-  cut(model.tokenizer().encode(text, false, false), bos_token(model), window, plain);
-  if (!model.chat_template()) return spread(std::move(plain), count);
-  CalibrationWindows chat;
-  std::vector<std::string> documents = split(text, "\f");
-  for (const std::string& document : documents) {
-    const OrderedJson messages = as_conversation(document);
-    if (!messages.empty()) cut(conversation_ids(model, messages), -1, window, chat);
+  CalibrationWindows plain, chat;
+  for (const std::string& document : split(text, "\f")) {
+    cut(model.tokenizer().encode(document, false, false), bos_token(model), window, plain);
+    if (!model.chat_template()) continue;
+    if (const OrderedJson messages = as_conversation(document); !messages.empty())
+      cut(conversation_ids(model, messages), -1, window, chat);
   }
-  CalibrationWindows both = spread(std::move(plain), count - count / 2);
-  for (auto& w : spread(std::move(chat), count / 2)) both.push_back(std::move(w));
+  CalibrationWindows both = spread(std::move(plain), chat.empty() ? tokens : tokens - tokens / 2);
+  for (auto& w : spread(std::move(chat), tokens / 2)) both.push_back(std::move(w));
   return both;
 }
 
 CalibrationWindows json_windows(const Model& model, const std::string& text, const std::string& what,
                                 uint64_t window, uint64_t tokens) {
-  const auto bad = [&](const std::string& why) { return Error(ErrorCode::kInvalidFile, what + ": " + why); };
   CalibrationWindows all;
   const auto add = [&](const OrderedJson& entry) {
     if (entry.is_object() && entry.contains("messages") && entry["messages"].is_array())
@@ -91,8 +101,10 @@ CalibrationWindows json_windows(const Model& model, const std::string& text, con
     else if (entry.is_object() && entry.contains("text") && entry["text"].is_string())
       cut(model.tokenizer().encode(entry["text"].get<std::string>(), false, false), bos_token(model), window,
           all);
+    else if (entry.is_object() && entry.contains("ids") && entry["ids"].is_array())
+      cut(token_ids(entry["ids"], what), -1, window, all);
     else
-      throw bad("each entry must have \"messages\" or \"text\"");
+      throw Error(ErrorCode::kInvalidFile, what + ": each entry must have \"messages\", \"text\" or \"ids\"");
   };
   const size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin != std::string::npos && text[begin] == '[') {
@@ -101,7 +113,7 @@ CalibrationWindows json_windows(const Model& model, const std::string& text, con
     for (const std::string& line : split(text, "\n"))
       if (line.find_first_not_of(" \t\r") != std::string::npos) add(parse_ordered_json(line, what, {}));
   }
-  return spread(std::move(all), std::max<uint64_t>(1, tokens / window));
+  return spread(std::move(all), tokens);
 }
 
 }  // namespace hlwq

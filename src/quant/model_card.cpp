@@ -70,6 +70,13 @@ std::string group_name(const QuantizedTensor& t) {
   return format_label({t.bits, t.lags, t.block}) + ", blocks of " + std::to_string(t.block);
 }
 
+/// How the note of quantization_config reads in a sentence.
+std::string calibration_text(const OrderedJson& note) {
+  if (!note.is_object() || !note.contains("tokens") || !note["tokens"].is_number_unsigned()) return {};
+  return "; rounded with regard to the layers' inputs on " + std::to_string(note["tokens"].get<uint64_t>()) +
+         " tokens of " + (note.value("text", "") == "builtin" ? "hlwq's built-in text" : "calibration text");
+}
+
 }  // namespace
 
 std::string base_model_name(const ModelSource& source, const QuantizeOptions& options) {
@@ -118,6 +125,7 @@ std::string model_card(const ModelSource& source, const QuantizeOptions& options
       << "; block norms: " << (options.norm == NormRule::kCorrected ? "least squares" : "L2") << "; layout: "
       << (options.layout == CheckpointLayout::kNative ? "native (`quantization_config` in `config.json`)"
                                                       : "published (`__packed`, `__norms`, `__meta`)")
+      << calibration_text(options.calibration)
       << ".\n\n## Run it\n\n```sh\nhlwq chat .\nhlwq run . -p \"Hello\"\nhlwq info .\n```\n";
   return out.str();
 }
