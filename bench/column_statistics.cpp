@@ -10,8 +10,8 @@
 #include <stdexcept>
 
 #include "base/file.h"
+#include "engine/calibration.h"
 #include "engine/engine.h"
-#include "eval/perplexity.h"
 #include "io/safetensors_writer.h"
 #include "model/model.h"
 
@@ -20,19 +20,8 @@ namespace {
 
 class ColumnMeans : public LinearObserver {
  public:
-  void observe(const LinearJob& job) override {
-    const Tensor* weight = job.weight.dense;
-    if (!weight)
-      throw Error(ErrorCode::kInvalidArgument, "the statistics need a model that is not quantised");
-    Sum& sum = sums_[weight->name];
-    const uint64_t cols = job.input->cols(), tokens = job.input->tokens();
-    sum.squares.resize(cols);
-    for (uint64_t t = 0; t < tokens; ++t)
-      for (uint64_t c = 0; c < cols; ++c) {
-        const double v = job.input->x()[t * cols + c];
-        sum.squares[c] += v * v;
-      }
-    sum.tokens += tokens;
+  void observe(std::span<const LinearJob> jobs) override {
+    for (const LinearJob& job : jobs) add(job);
   }
 
   void write(const std::filesystem::path& dir) const {
@@ -49,6 +38,21 @@ class ColumnMeans : public LinearObserver {
   }
 
  private:
+  void add(const LinearJob& job) {
+    const Tensor* weight = job.weight.dense;
+    if (!weight)
+      throw Error(ErrorCode::kInvalidArgument, "the statistics need a model that is not quantised");
+    Sum& sum = sums_[weight->name];
+    const uint64_t cols = job.input->cols(), tokens = job.input->tokens();
+    sum.squares.resize(cols);
+    for (uint64_t t = 0; t < tokens; ++t)
+      for (uint64_t c = 0; c < cols; ++c) {
+        const double v = job.input->x()[t * cols + c];
+        sum.squares[c] += v * v;
+      }
+    sum.tokens += tokens;
+  }
+
   struct Sum {
     std::vector<double> squares;
     uint64_t tokens = 0;
@@ -57,30 +61,21 @@ class ColumnMeans : public LinearObserver {
 };
 
 void collect(const std::string& path, const std::string& text, const std::filesystem::path& out,
-             uint64_t windows, uint64_t window) {
+             uint64_t tokens) {
   const auto model = Model::load(path);
-  const std::vector<int32_t> ids = model->tokenizer().encode(read_file(text), false, false);
-  const int32_t bos = bos_token(*model);
-  const uint64_t body = window - (bos >= 0 ? 1 : 0);
+  const CalibrationOptions options;
+  const CalibrationWindows windows = plain_windows(
+      *model, text == "builtin" ? builtin_calibration_text() : read_file(text), options.window, tokens);
   Engine engine;
   ColumnMeans means;
   Compute compute = engine.compute();
   compute.observer = &means;
-  KvCache cache(model->spec(), window, window, {});
+  KvCache cache(model->spec(), options.window, options.window, KvSettings::f32());
   Workspace workspace;
-  std::vector<float> last(model->spec().vocab);
-  for (uint64_t k = 0; k < windows && k * body < ids.size(); ++k) {
-    std::vector<int32_t> part;
-    if (bos >= 0) part.push_back(bos);
-    for (uint64_t i = k * body; i < std::min<uint64_t>((k + 1) * body, ids.size()); ++i)
-      part.push_back(ids[i]);
+  for (size_t k = 0; k < windows.size(); ++k) {
     cache.truncate(0);
-    const auto states = model->transformer().forward(compute, cache, part, workspace);
-    // One position's logits are enough for the head to be observed once a window.
-    const std::vector<float> state(states.end() - static_cast<std::ptrdiff_t>(model->spec().hidden),
-                                   states.end());
-    model->transformer().logits(compute, state.data(), 1, last.data());
-    std::fprintf(stderr, "window %llu\n", static_cast<unsigned long long>(k + 1));
+    model->transformer().forward(compute, cache, windows[k], workspace);
+    std::fprintf(stderr, "window %zu of %zu\n", k + 1, windows.size());
   }
   std::filesystem::create_directories(out);
   means.write(out);
@@ -90,15 +85,12 @@ void collect(const std::string& path, const std::string& text, const std::filesy
 }  // namespace hlwq
 
 int main(int argc, char** argv) {
-  if (argc < 4 || argc > 6) {
-    std::fprintf(stderr, "column_statistics MODEL TEXT_FILE OUT_DIR [WINDOWS=64] [WINDOW=512]\n");
+  if (argc < 4 || argc > 5) {
+    std::fprintf(stderr, "column_statistics MODEL TEXT_FILE|builtin OUT_DIR [TOKENS=32768]\n");
     return 2;
   }
   try {
-    const auto number = [&](int i, uint64_t otherwise) {
-      return argc > i ? std::strtoull(argv[i], nullptr, 10) : otherwise;
-    };
-    hlwq::collect(argv[1], argv[2], argv[3], number(4, 64), std::max<uint64_t>(2, number(5, 512)));
+    hlwq::collect(argv[1], argv[2], argv[3], argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 32768);
     return 0;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "column_statistics: %s\n", e.what());

@@ -24,7 +24,7 @@ import subprocess
 import sys
 
 USUAL = "q3,q4,q5,q6,q3-l2,q4-l2,q5-l2,q6-l2,default,default-l2,int4,nf4"
-CALIBRATED = "q3-l2+cal,q4-l2+cal,q5-l2+cal,q6-l2+cal"
+CALIBRATED = "q3-l2+cal,q4-l2+cal,q5-l2+cal,q6-l2+cal,default-l2+cal"
 ALLOCATED = "3.1bpw+cal,4.1bpw+cal,4.5bpw+cal,5.1bpw+cal,5.5bpw+cal,6.1bpw+cal"
 
 

@@ -78,7 +78,8 @@ std::string family_of(const ModelSource& source, const Variant& variant) {
     for (const auto& [name, module] : modules->items())
       if (module.is_object() && module.contains("lags") && module["lags"].is_number_integer())
         lags = std::max(lags, module["lags"].get<int64_t>());
-  return "HLWQ" + (lags > 1 ? ", " + std::to_string(lags) + " lags" : "");
+  return "HLWQ" + (lags > 1 ? ", " + std::to_string(lags) + " lags" : "") +
+         (found->contains("calibration") ? ", calibrated" : "");
 }
 
 }  // namespace
