@@ -6,6 +6,8 @@
 #include "base/file.h"
 #include "common.h"
 #include "engine/calibration.h"
+#include "eval/sensitivity.h"
+#include "quant/allocation.h"
 #include "quant/quantize.h"
 #include "terminal.h"
 #include "text/tokenizer.h"
@@ -33,10 +35,10 @@ struct Group {
 
 std::string summary_table(const QuantizeResult& result) {
   // Quantised kinds first, in the order in which the model has them.
-  std::vector<std::pair<std::string, int>> order;
-  std::map<std::pair<std::string, int>, Group> groups;
+  std::vector<std::pair<std::string, std::pair<int, int>>> order;  // kind, (bits, lags)
+  std::map<std::pair<std::string, std::pair<int, int>>, Group> groups;
   for (const QuantizedTensor& t : result.tensors) {
-    const std::pair key(kind_of(t), t.bits);
+    const std::pair key(kind_of(t), std::pair(t.bits, t.lags));
     if (!groups.contains(key)) order.push_back(key);
     Group& g = groups[key];
     const auto n = static_cast<double>(t.elements);
@@ -46,16 +48,16 @@ std::string summary_table(const QuantizeResult& result) {
     g.mse += t.mse * n;
     g.cosine += t.cosine * n;
   }
-  std::stable_partition(order.begin(), order.end(), [](const auto& key) { return key.second > 0; });
+  std::stable_partition(order.begin(), order.end(), [](const auto& key) { return key.second.first > 0; });
   Table table({"kind", "tensors", "weights", "format", "size", "bits/weight", "relative MSE", "cosine"});
   for (const auto& key : order) {
     const Group& g = groups[key];
     const double n = static_cast<double>(std::max<uint64_t>(1, g.elements));
-    const bool coded = key.second > 0;
+    const bool coded = key.second.first > 0;
     table.add({key.first, format_count(g.tensors), format_params(g.elements),
-               coded ? "Q" + std::to_string(key.second) : "as is", format_bytes(g.bytes),
-               fixed(8.0 * static_cast<double>(g.bytes) / n, 3), coded ? fixed(g.mse / n, 6) : "",
-               coded ? fixed(g.cosine / n, 6) : ""});
+               coded ? format_label({key.second.first, key.second.second, 128}) : "as is",
+               format_bytes(g.bytes), fixed(8.0 * static_cast<double>(g.bytes) / n, 3),
+               coded ? fixed(g.mse / n, 6) : "", coded ? fixed(g.cosine / n, 6) : ""});
   }
   table.add({"total", format_count(result.tensors.size()), format_params(result.elements), "",
              format_bytes(result.bytes_out), fixed(result.bits_per_weight(), 3), "", ""});
@@ -67,6 +69,7 @@ OrderedJson to_json(const QuantizeResult& result) {
   for (const QuantizedTensor& t : result.tensors) {
     OrderedJson entry{{"name", t.name}, {"bits", t.bits}, {"mse", t.mse}, {"cosine", t.cosine}};
     entry["block"] = t.block;
+    entry["lags"] = t.lags;
     entry["bytes"] = t.bytes;
     if (!t.note.empty()) entry["note"] = t.note;
     tensors.push_back(std::move(entry));
@@ -84,7 +87,8 @@ class Quantize : public Command {
   std::string summary() const override { return "Turn a model into an HLWQ checkpoint"; }
   std::string examples() const override {
     return "  hlwq quantize SmolLM2-135M-Instruct -o SmolLM2-Q5\n"
-           "  hlwq quantize model.gguf -o model-Q4 --bits 4\n"
+           "  hlwq quantize model.gguf -o model-Q4 --bits 4 --calibrate builtin\n"
+           "  hlwq quantize gemma-4-31B-it -o gemma-4-HLWQ --size 19.9GB\n"
            "  hlwq quantize gemma-3-270m -o out --policy mixed.json\n"
            "A policy file: {\"default\": {\"bits\": 5}, \"rules\": [{\"match\": \"*.down_proj.weight\", "
            "\"bits\": 4}]}";
@@ -96,6 +100,15 @@ class Quantize : public Command {
     args.option("--policy", policy_, "NAME|FILE",
                 "default (5 bits, embedding and lm_head 6), q2..q8, published, or a JSON file");
     args.option("--bits", bits_, "N", "One width for all, 2 to 8: the same as --policy qN");
+    args.option("--lags", lags_, "N",
+                "Coupled codebooks: 2 (or 3) lags where the width has them, 1 for plain HLWQ (2)");
+    args.option("--bpw", bpw_, "N",
+                "Bits per weight on average, norms included: widths are chosen tensor by tensor, by measured "
+                "sensitivity");
+    args.option("--size", size_, "BYTES", "The same for the size of all tensor data: 19.9GB, 800MB, 15GiB");
+    args.option("--sensitivity", sensitivity_, "FILE",
+                "Reads the measured sensitivities from here; measures and writes them when it is missing");
+    args.option("--write-policy", write_policy_, "FILE", "Saves the chosen widths as a policy file");
     args.choice("--layout", layout_, {"native", "published"},
                 "native runs from the mapped file; published is what the published tools read");
     args.choice("--codebook", codebook_, {"converged", "published-a", "published-b"},
@@ -119,6 +132,7 @@ class Quantize : public Command {
   int run() override {
     if (out_.empty()) throw UsageError("quantize needs -o DIR");
     QuantizeOptions options = parse_options();
+    if (bpw_ || !size_.empty()) allocate_bits(options);
     if (calibrate_.empty()) {
       const ModelSource source = open_model(model_);
       ThreadPool pool(engine_.thread_count());
@@ -155,11 +169,119 @@ class Quantize : public Command {
     return code;
   }
 
+ private:
   /// Beside the output, whatever form its path has.
   std::filesystem::path work_directory() const {
     std::filesystem::path path = std::filesystem::absolute(out_).lexically_normal();
     if (path.filename().empty()) path = path.parent_path();
     return path += ".calibration";
+  }
+
+  /// Makes options.policy from --bpw or --size.
+  void allocate_bits(QuantizeOptions& options) const {
+    const auto model = Model::load(model_);
+    const TensorSource& source = *model->source().tensors;
+    std::vector<AllocationItem> items;
+    uint64_t weights = 0;
+    for (const Tensor& t : source.tensors())
+      if (const QuantDecision d = options.policy.decide(t, options.pad); d.format) {
+        items.push_back({t.name, t.rows(), t.cols(), d.format->block, 0});
+        weights += t.elements();
+      }
+    const std::map<std::string, double> sensitivity = sensitivities(*model, options.policy);
+    for (AllocationItem& item : items) {
+      const auto it = sensitivity.find(item.name);
+      if (it == sensitivity.end())
+        throw Error(ErrorCode::kInvalidFile,
+                    sensitivity_ + " says nothing of " + item.name +
+                        ": it was measured on another model; remove it to measure anew");
+      item.sensitivity = it->second;
+    }
+    const int lags = static_cast<int>(lags_.value_or(2));
+    uint64_t budget = 0;
+    if (bpw_) {
+      if (!(*bpw_ > 0 && *bpw_ <= 16)) throw UsageError("--bpw goes from 2 to 8 and some");
+      budget = static_cast<uint64_t>(*bpw_ / 8 * static_cast<double>(weights));
+    } else {
+      // What is written besides: kept tensors, and the tables of every format that may be chosen.
+      const uint64_t total = parse_bytes(size_);
+      const uint64_t other = fixed_bytes(model->source(), options, items);
+      if (total <= other)
+        throw UsageError("--size " + size_ + ": the tensors that are kept as they are take " +
+                         format_bytes(other));
+      budget = total - other;
+    }
+    const Allocation allocation = allocate(items, lags, budget);
+    const double rate = 8 * static_cast<double>(allocation.bytes) / static_cast<double>(weights);
+    const OrderedJson about{{"made by", "hlwq quantize"},
+                            {"target", bpw_ ? fixed(*bpw_, 3) + " bits per weight" : size_},
+                            {"bits per weight", fixed(rate, 4)},
+                            {"predicted KL", fixed(allocation.predicted_kl, 5)}};
+    options.policy_json = policy_json(items, allocation, about);
+    options.policy = QuantPolicy::from_json(options.policy_json, "the chosen policy");
+    if (!write_policy_.empty()) {
+      AtomicFile file(write_policy_);
+      file.write(options.policy_json);
+      file.commit();
+    }
+    std::fprintf(stderr, "hlwq: %s bits per weight over %zu tensors, predicted KL %s nats per token\n",
+                 fixed(rate, 3).c_str(), items.size(), fixed(allocation.predicted_kl, 4).c_str());
+  }
+
+  /// Bytes of everything that is not one of `items`, with every table that a choice may need.
+  static uint64_t fixed_bytes(const ModelSource& source, const QuantizeOptions& options,
+                              const std::vector<AllocationItem>& items) {
+    uint64_t coded = 0, tables = 0;
+    for (const AllocationItem& item : items) {
+      HlwqFormat f{8, 1, item.block};
+      coded += item_bytes(item, f);
+    }
+    for (const HlwqFormat& f : allocation_formats(2))
+      tables += static_cast<uint64_t>(f.lags) * static_cast<uint64_t>(f.levels()) * sizeof(float);
+    QuantizeOptions eight = options;
+    eight.policy = QuantPolicy::named("q8");
+    return predict_quantized_bytes(source, eight) - coded + tables;
+  }
+
+  std::map<std::string, double> sensitivities(const Model& model, const QuantPolicy& policy) const {
+    std::map<std::string, double> result;
+    if (!sensitivity_.empty() && std::filesystem::exists(sensitivity_)) {
+      const Json json = parse_json(read_text(sensitivity_), sensitivity_);
+      if (!json.is_object())
+        throw Error(ErrorCode::kInvalidFile, sensitivity_ + ": not an object of numbers");
+      for (const auto& [name, value] : json.items()) {
+        if (!value.is_number() || !(value.get<double>() >= 0))
+          throw Error(ErrorCode::kInvalidFile, sensitivity_ + ": \"" + name + "\" is no sensitivity");
+        result[name] = value.get<double>();
+      }
+      return result;
+    }
+    Engine engine({engine_.thread_count(), {}});
+    SensitivityOptions options;
+    const CalibrationWindows windows = plain_windows(model, builtin_calibration_text(), 256, 512);
+    ProgressLine line("sensitivity");
+    result = measure_sensitivity(model, policy, windows, options, engine, line.progress());
+    if (!sensitivity_.empty()) {
+      AtomicFile file(sensitivity_);
+      file.write(OrderedJson(result).dump(1) + "\n");
+      file.commit();
+    }
+    return result;
+  }
+
+  static uint64_t parse_bytes(const std::string& text) {
+    static const std::map<std::string, double> kUnits = {
+        {"", 1},     {"B", 1},        {"KB", 1e3},        {"MB", 1e6},
+        {"GB", 1e9}, {"KIB", 1024.0}, {"MIB", 1048576.0}, {"GIB", 1073741824.0}};
+    char* end = nullptr;
+    const double number = std::strtod(text.c_str(), &end);
+    std::string unit(end);
+    unit.erase(std::remove(unit.begin(), unit.end(), ' '), unit.end());
+    std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::toupper(c); });
+    const auto it = kUnits.find(unit);
+    if (end == text.c_str() || it == kUnits.end() || !(number > 0 && number * it->second < 1e15))
+      throw UsageError("--size wants a number and a unit, such as 19.9GB, 800MB or 15GiB; got " + text);
+    return static_cast<uint64_t>(number * it->second);
   }
 
   CalibrationWindows calibration_windows(const Model& model, const CalibrationOptions& options) const {
@@ -200,9 +322,22 @@ class Quantize : public Command {
     QuantizeOptions options;
     if (bits_ && !policy_.empty()) throw UsageError("--bits and --policy exclude each other");
     if (bits_ && (*bits_ < 2 || *bits_ > 8)) throw UsageError("--bits goes from 2 to 8");
-    const std::string policy = bits_ ? "q" + std::to_string(*bits_) : policy_.empty() ? "default" : policy_;
-    options.policy = read_policy(policy);
+    if (bpw_ && !size_.empty()) throw UsageError("--bpw and --size exclude each other");
+    if ((bpw_ || !size_.empty()) && (bits_ || !policy_.empty()))
+      throw UsageError("--bpw and --size choose the widths themselves: leave --bits and --policy out");
+    if (lags_ && (*lags_ < 1 || *lags_ > 3)) throw UsageError("--lags goes from 1 to 3");
     if (layout_ == "published") options.layout = CheckpointLayout::kPublished;
+    const bool plain_tables = layout_ == "published" || codebook_ != "converged" || norm_ == "published";
+    if (plain_tables && lags_.value_or(1) > 1)
+      throw UsageError("coupled codebooks go with the native layout, and with our own tables and norms");
+    std::string policy = bits_ ? "q" + std::to_string(*bits_) : policy_.empty() ? "default" : policy_;
+    // A policy that was named in full, or a file, says itself how many lags it wants.
+    const bool ours = bits_ || policy_.empty();
+    const int64_t lags = lags_.value_or(ours && !plain_tables ? 2 : 1);
+    if (lags_ && policy.ends_with(".json"))
+      throw UsageError("a policy file gives each rule its own \"lags\": leave --lags out");
+    if (lags > 1) policy += "-l" + std::to_string(lags);
+    options.policy = read_policy(policy);
     if (norm_ == "published") options.norm = NormRule::kPublished;
     if (codebook_ == "published-a") options.codebook = CodebookKind::kPublishedA;
     if (codebook_ == "published-b") options.codebook = CodebookKind::kPublishedB;
@@ -214,7 +349,9 @@ class Quantize : public Command {
 
   std::string model_, out_, policy_, layout_ = "native", codebook_ = "converged", norm_ = "corrected",
                                      base_model_;
-  std::optional<int64_t> bits_;
+  std::optional<int64_t> bits_, lags_;
+  std::optional<float> bpw_;
+  std::string size_, sensitivity_, write_policy_;
   std::string calibrate_;
   int64_t calibration_tokens_ = 32768;
   bool pad_ = false, force_ = false, json_ = false;

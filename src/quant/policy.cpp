@@ -172,8 +172,8 @@ QuantPolicy QuantPolicy::from_json(std::string_view text, const std::string& wha
   const Json* rules = &json;
   if (json.is_object()) {
     for (const auto& [key, value] : json.items())
-      if (key != "default" && key != "rules")
-        bad(what, "unknown key \"" + key + "\"; a policy has \"default\" and \"rules\"");
+      if (key != "default" && key != "rules" && key != "about")
+        bad(what, "unknown key \"" + key + "\"; a policy has \"default\", \"rules\" and \"about\"");
     if (json.contains("default")) p.default_ = choice(json["default"], what + ", default");
     static const Json kNone = Json::array();
     rules = json.contains("rules") ? &json["rules"] : &kNone;

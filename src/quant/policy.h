@@ -33,9 +33,10 @@ class QuantPolicy {
 
   /// {"default": {"bits": 5}, "rules": [{"match": "*.down_proj.weight", "bits": 4, "lags": 2, "block": 64},
   /// ...]}, or
-  /// the bare list of rules. "match" is a glob (* and ?) over the whole tensor name, or "re:" and an
-  /// ECMAScript regular expression found anywhere in it; the first match wins; "bits": null keeps the tensor;
-  /// no match takes the default (5 bits). Throws Error(kInvalidFile) naming `what` and the rule.
+  /// the bare list of rules; "about" may hold anything and is ignored. "match" is a glob (* and ?) over the
+  /// whole tensor name, or "re:" and an ECMAScript regular expression found anywhere in it; the first match
+  /// wins; "bits": null keeps the tensor; no match takes the default (5 bits). Throws Error(kInvalidFile)
+  /// naming `what` and the rule.
   static QuantPolicy from_json(std::string_view text, const std::string& what);
 
   /// A block of 128 with zero padding when `pad`, otherwise natural_block(cols); a rule's block is taken as

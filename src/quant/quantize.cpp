@@ -301,6 +301,7 @@ void write_companions(const ModelSource& source, const QuantizeOptions& options,
       source.tokenizer_json.empty() ? options.tokenizer_json : source.tokenizer_json;
   if (!tokenizer.empty()) write_if_new("tokenizer.json", tokenizer);
   if (!source.chat_template.empty()) write_if_new("chat_template.jinja", source.chat_template);
+  if (!options.policy_json.empty()) write_text(dir / "hlwq_policy.json", options.policy_json);
   write_text(dir / "README.md", model_card(source, options, result));
 }
 

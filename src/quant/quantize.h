@@ -37,6 +37,7 @@ struct QuantizeOptions {
   /// Codes and norms that were chosen elsewhere (calibration), under their names in a checkpoint; everything
   /// else is encoded here.
   std::vector<const TensorSource*> rounded;
+  std::string policy_json;  ///< written as hlwq_policy.json when not empty
   OrderedJson calibration;  ///< what to note of it in quantization_config; null: nothing
   std::string base_model;   ///< for the model card; empty: what the source says of itself
 };
