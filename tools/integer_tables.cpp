@@ -103,8 +103,14 @@ IntegerTables round_tables(Trainer& trainer, const std::vector<double>& w, Limit
 
   IntegerTables best;
   best.mse = 1e9;
-  for (IntegerTables& t : tries)
-    for (int i = 0; i < 8; ++i) {
+  for (IntegerTables& t : tries) {
+    // The grid's pull grows, so that the entries still free make up for those already caught.
+    std::vector<double> soft = w;
+    const double step = t.step;
+    for (double pull = 0.004; pull < 40; pull *= 2)
+      soft = trainer.measure(soft, samples, 0, tiles).solve(rounded(soft, step, half, limits).values(), pull);
+    t = rounded(soft, step, half, limits);
+    for (int i = 0; i < 6; ++i) {
       const Quadratic q = trainer.measure(t.values(), samples, 0, tiles);
       t.mse = q.mse(t.values());
       if (t.mse < best.mse) best = t;
@@ -112,7 +118,14 @@ IntegerTables round_tables(Trainer& trainer, const std::vector<double>& w, Limit
       minimise(q, t, half, limits);
       if (t.n == before && i > 0) break;
     }
+  }
   return best;
+}
+
+bool within(const IntegerTables& t, int half, Limits limits) {
+  for (const int n : t.n)
+    if (magnitude(n) > limits.each) return false;
+  return t.reach(half) <= limits.reach;
 }
 
 std::vector<IntegerTables> neighbours(const IntegerTables& t, int half, Limits limits) {
@@ -121,7 +134,7 @@ std::vector<IntegerTables> neighbours(const IntegerTables& t, int half, Limits l
     for (const int d : {-1, 1}) {
       IntegerTables o = t;
       o.n[i] += d;
-      if (magnitude(o.n[i]) <= room(t, i, static_cast<size_t>(half), limits)) all.push_back(std::move(o));
+      if (within(o, half, limits)) all.push_back(std::move(o));
     }
   for (const double f : {0.998, 1.002}) {
     all.push_back(t);

@@ -25,6 +25,8 @@ struct Limits {
 IntegerTables round_tables(Trainer& trainer, const std::vector<double>& w, Limits limits,
                            const Samples& samples, size_t tiles);
 
+bool within(const IntegerTables& t, int half, Limits limits);
+
 /// Every table that differs in one entry by one, or has one step's length changed a little, and keeps the
 /// limits.
 std::vector<IntegerTables> neighbours(const IntegerTables& t, int half, Limits limits);

@@ -28,24 +28,23 @@ struct Plan {
   int starts;      ///< random starts
   size_t tiles;    ///< of samples an iteration
   int iterations;  ///< with noise
-  int chains;      ///< best starts that are changed further
-  int rounds;      ///< changes tried for each
-  size_t exact;    ///< tiles that final comparisons use
+  int keep;        ///< best starts that are worked on
+  int rounds;      ///< times that each of them is annealed again
+  size_t exact;    ///< tiles that the last comparisons use
   int sweeps;      ///< over the neighbours of the rounded tables
-  size_t blocks;   ///< of the final figure
 };
 
 constexpr Plan kPlans[] = {
-    {2, 2, 64, 8, 60, 4, 20, 512, 10, 32768}, {3, 2, 256, 8, 80, 8, 60, 512, 10, 32768},
-    {4, 2, 96, 8, 120, 6, 60, 256, 3, 32768}, {5, 2, 32, 8, 120, 4, 20, 128, 1, 32768},
-    {6, 2, 12, 16, 80, 2, 10, 64, 0, 16384},  {2, 3, 128, 8, 60, 4, 30, 512, 10, 32768},
-    {3, 3, 64, 8, 100, 4, 30, 256, 2, 32768}, {4, 3, 12, 8, 80, 2, 10, 64, 0, 16384},
+    {2, 2, 64, 8, 60, 2, 4, 256, 8},   {3, 2, 400, 4, 60, 4, 8, 256, 8}, {4, 2, 800, 4, 60, 8, 16, 256, 4},
+    {5, 2, 100, 8, 80, 6, 12, 128, 3}, {6, 2, 24, 8, 60, 4, 9, 128, 1},  {2, 3, 128, 8, 60, 4, 8, 256, 8},
+    {3, 3, 128, 4, 80, 6, 12, 256, 4}, {4, 3, 24, 8, 60, 4, 9, 128, 2},
 };
+constexpr size_t kMeasured = 131072;  ///< blocks of the stored figure
 
 struct Result {
   int bits, lags;
   IntegerTables tables;
-  double trained_mse, mse;
+  double mse;
 };
 
 /// Runs task(i, trainer) for i < n, a trainer a thread.
@@ -100,23 +99,23 @@ void mutate(std::vector<double>& w, const Trainer& trainer, Random& random) {
 }
 
 std::vector<Candidate> train(const Plan& plan, const Samples& samples, Workers& workers) {
-  const size_t compare = std::min(samples.tiles(), plan.exact / 2);
+  const size_t compare = plan.exact / 2;
   std::vector<Candidate> all(static_cast<size_t>(plan.starts));
   workers.run(all.size(), [&](size_t i, Trainer& trainer) {
     Random random(seed_of(plan, 0, i));
     Candidate& c = all[i];
     c.w = i % 4 == 0 ? trainer.random_start(random) : trainer.opposed_start(random);
-    trainer.descend(c.w, samples, plan.tiles, i % 2 ? 0.3 : 0.6, plan.iterations, 15, random);
+    trainer.descend(c.w, samples, plan.tiles, i % 2 ? 0.3 : 0.6, plan.iterations, 10, random);
     c.mse = trainer.measure(c.w, samples, 0, compare).mse(c.w);
   });
   best_first(all);
-  all.resize(static_cast<size_t>(plan.chains));
+  all.resize(static_cast<size_t>(plan.keep));
   workers.run(all.size(), [&](size_t i, Trainer& trainer) {
     Random random(seed_of(plan, 1, i));
     for (int round = 0; round < plan.rounds; ++round) {
       Candidate c = all[i];
-      mutate(c.w, trainer, random);
-      trainer.descend(c.w, samples, plan.tiles, 0.2, 10, 8, random);
+      if (round % 4 == 3) mutate(c.w, trainer, random);
+      trainer.descend(c.w, samples, 2 * plan.tiles, 0.3, 2 * plan.iterations, 10, random);
       c.mse = trainer.measure(c.w, samples, 0, compare).mse(c.w);
       if (c.mse < all[i].mse) all[i] = c;
     }
@@ -128,42 +127,46 @@ std::vector<Candidate> train(const Plan& plan, const Samples& samples, Workers& 
   return all;
 }
 
-IntegerTables round_best(const Plan& plan, const std::vector<Candidate>& trained, Limits limits,
-                         const Samples& samples, Workers& workers) {
-  std::vector<IntegerTables> rounded(trained.size());
-  workers.run(rounded.size(), [&](size_t i, Trainer& trainer) {
-    rounded[i] = round_tables(trainer, trained[i].w, limits, samples, plan.exact / 2);
-    rounded[i].mse = trainer.measure(rounded[i].values(), samples, 0, plan.exact).mse(rounded[i].values());
-  });
-  const auto less = [](const IntegerTables& x, const IntegerTables& y) { return x.mse < y.mse; };
-  IntegerTables best = *std::min_element(rounded.begin(), rounded.end(), less);
-  const int half = 1 << (plan.bits - 1);
+/// Takes what helps among changes of one entry by one, until nothing does.
+void improve(const Plan& plan, IntegerTables& best, Limits limits, const Samples& samples, Workers& workers) {
+  const auto measure = [&](IntegerTables& t, Trainer& trainer) {
+    t.mse = trainer.measure(t.values(), samples, 0, plan.exact).mse(t.values());
+  };
+  Trainer own(plan.bits, plan.lags);
+  measure(best, own);
   for (int sweep = 0; sweep < plan.sweeps; ++sweep) {
-    std::vector<IntegerTables> near = neighbours(best, half, limits);
-    workers.run(near.size(), [&](size_t i, Trainer& trainer) {
-      near[i].mse = trainer.measure(near[i].values(), samples, 0, plan.exact).mse(near[i].values());
-    });
-    const auto first = std::min_element(near.begin(), near.end(), less);
-    if (first->mse >= best.mse) break;
-    best = *first;
+    const IntegerTables start = best;
+    std::vector<IntegerTables> near = neighbours(start, 1 << (plan.bits - 1), limits);
+    workers.run(near.size(), [&](size_t i, Trainer& trainer) { measure(near[i], trainer); });
+    std::erase_if(near, [&](const IntegerTables& t) { return t.mse >= start.mse; });
+    if (near.empty()) return;
+    std::stable_sort(near.begin(), near.end(), [](const auto& x, const auto& y) { return x.mse < y.mse; });
+    best = near[0];
+    for (size_t i = 1; i < std::min<size_t>(near.size(), 12); ++i) {
+      IntegerTables both = best;
+      for (size_t j = 0; j < both.n.size(); ++j) both.n[j] += near[i].n[j] - start.n[j];
+      both.step *= near[i].step / start.step;
+      if (!within(both, 1 << (plan.bits - 1), limits)) continue;
+      measure(both, own);
+      if (both.mse < best.mse) best = both;
+    }
   }
-  normalise(best, half);
-  return best;
 }
 
 /// The error of the engine's own encoder on Gaussian blocks of 128, one search at scale 1.
-double encoder_mse(const Plan& plan, const IntegerTables& tables, ThreadPool& pool) {
+double encoder_mse(const Plan& plan, const IntegerTables& tables, size_t blocks, uint64_t stage,
+                   ThreadPool& pool) {
   constexpr int kBlock = 128;
   constexpr size_t kChunk = 64;  // blocks
   Codebook codebook{plan.bits, plan.lags, Tables::odd(plan.bits, plan.lags, tables.values()).values};
   const TrellisEncoder encoder(codebook, detect_cpu());
-  std::vector<double> errors(plan.blocks / kChunk);
+  std::vector<double> errors(blocks / kChunk);
   pool.parallel_for(errors.size(), 1, [&](size_t begin, size_t end, int) {
     TrellisScratch scratch;
     std::vector<float> u(kChunk * kBlock), c(kBlock);
     std::vector<uint8_t> q(kChunk * kBlock);
     for (size_t i = begin; i < end; ++i) {
-      Random random(seed_of(plan, 9, i));
+      Random random(seed_of(plan, stage, i));
       for (float& x : u) x = static_cast<float>(random.normal());
       encoder.encode(u.data(), kBlock, kChunk, 1, scratch, q.data());
       for (size_t b = 0; b < kChunk; ++b) {
@@ -177,7 +180,22 @@ double encoder_mse(const Plan& plan, const IntegerTables& tables, ThreadPool& po
   });
   double sum = 0;
   for (const double e : errors) sum += e;
-  return sum / static_cast<double>(plan.blocks * kBlock);
+  return sum / static_cast<double>(blocks * kBlock);
+}
+
+/// The trained tables on the grid: each candidate's, the best by the engine's encoder on blocks of its own.
+IntegerTables round_best(const Plan& plan, const std::vector<Candidate>& trained, Limits limits,
+                         const Samples& samples, Workers& workers, ThreadPool& pool) {
+  std::vector<IntegerTables> rounded(std::min<size_t>(trained.size(), 4));
+  workers.run(rounded.size(), [&](size_t i, Trainer& trainer) {
+    rounded[i] = round_tables(trainer, trained[i].w, limits, samples, plan.exact / 2);
+  });
+  for (IntegerTables& t : rounded) t.mse = encoder_mse(plan, t, kMeasured / 4, 8, pool);
+  IntegerTables best = *std::min_element(rounded.begin(), rounded.end(),
+                                         [](const auto& x, const auto& y) { return x.mse < y.mse; });
+  improve(plan, best, limits, samples, workers);
+  normalise(best, 1 << (plan.bits - 1));
+  return best;
 }
 
 std::string source(const std::vector<Result>& results) {
@@ -206,7 +224,7 @@ std::string source(const std::vector<Result>& results) {
 
 int run(const std::string& output, const std::string& only) {
   ThreadPool pool;
-  const Samples samples(512, 1), fresh(512, 2);
+  const Samples samples(512, 1);
   std::vector<Result> results;
   for (const Plan& plan : kPlans) {
     if (!only.empty() && only != std::to_string(plan.bits) + "," + std::to_string(plan.lags)) continue;
@@ -214,14 +232,14 @@ int run(const std::string& output, const std::string& only) {
     Workers workers(pool, plan.bits, plan.lags);
     const std::vector<Candidate> trained = train(plan, samples, workers);
     const auto report = [&](const char* what, Limits limits) {
-      const IntegerTables t = round_best(plan, trained, limits, samples, workers);
-      const double mse = encoder_mse(plan, t, pool);
+      const IntegerTables t = round_best(plan, trained, limits, samples, workers, pool);
+      const double mse = encoder_mse(plan, t, kMeasured, 9, pool);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       std::printf("Q%d l%d %s: trained %.7f, rounded %.7f, encoder %.7f, reach %.1f, step %.6f (%.0f s)\n",
                   plan.bits, plan.lags, what, trained[0].mse, t.mse, mse, t.reach(1 << (plan.bits - 1)),
                   t.step, seconds);
       std::fflush(stdout);
-      return Result{plan.bits, plan.lags, t, trained[0].mse, mse};
+      return Result{plan.bits, plan.lags, t, mse};
     };
     Result bounded = report("sum in INT8", {127});
     const Result wide = report("each in INT8", {1e9});

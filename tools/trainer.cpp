@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 
 namespace hlwq::training {
@@ -24,7 +25,8 @@ double Random::normal() {
     y = 2 * uniform() - 1;
     s = x * x + y * y;
   } while (s >= 1 || s == 0);
-  const double f = std::sqrt(-2 * std::log(s) / s);
+  // Rounded, since logarithms may differ in the last bit from machine to machine.
+  const double f = static_cast<float>(std::sqrt(-2 * std::log(s) / s));
   spare_ = y * f;
   has_spare_ = true;
   return x * f;
@@ -32,7 +34,21 @@ double Random::normal() {
 
 Samples::Samples(size_t tiles, uint64_t seed) : values_(tiles * kTile) {
   Random random(seed);
-  for (float& v : values_) v = static_cast<float>(random.normal());
+  const size_t pairs = values_.size() / 2;
+  double x = 0;
+  for (size_t i = 0; i < pairs; ++i) {
+    // Newton's method from the last quantile; the upper tail is convex, so it never overshoots.
+    const double tail = 0.5 - 0.5 * (static_cast<double>(i) + random.uniform()) / static_cast<double>(pairs);
+    for (int step = 0; step < 50; ++step) {
+      const double off = 0.5 * std::erfc(x / std::numbers::sqrt2) - tail;
+      const double d = off * std::sqrt(2 * std::numbers::pi) * std::exp(0.5 * x * x);
+      x += d;
+      if (std::abs(d) < 1e-9) break;
+    }
+    values_[2 * i] = static_cast<float>(x);
+    values_[2 * i + 1] = static_cast<float>(-x);
+  }
+  for (size_t i = values_.size(); i > 1; --i) std::swap(values_[i - 1], values_[random.below(i)]);
 }
 
 Stats& Stats::operator+=(const Stats& o) {
@@ -76,14 +92,14 @@ double Quadratic::mse(std::span<const double> w) const {
   return s / n;
 }
 
-std::vector<double> Quadratic::solve(std::span<const double> w) const {
-  // Cholesky of A + e I.
+std::vector<double> Quadratic::solve(std::span<const double> target, double pull) const {
+  // Cholesky's method on A + ridge I.
   std::vector<double> l = a, x = b;
   double trace = 0;
   for (int i = 0; i < k; ++i) trace += a[static_cast<size_t>(i) * k + i];
-  const double ridge = 1e-6 * trace / k;
+  const double ridge = pull * trace / k;
   const auto at = [&](int i, int j) -> double& { return l[static_cast<size_t>(i) * k + j]; };
-  for (int i = 0; i < k; ++i) at(i, i) += ridge, x[i] += ridge * w[i];
+  for (int i = 0; i < k; ++i) at(i, i) += ridge, x[i] += ridge * target[i];
   for (int j = 0; j < k; ++j) {
     for (int m = 0; m < j; ++m) at(j, j) -= at(j, m) * at(j, m);
     at(j, j) = std::sqrt(at(j, j));

@@ -24,7 +24,9 @@ class Random {
   bool has_spare_ = false;
 };
 
-/// Gaussian samples in tiles of [kLength, kLanes].
+/// Gaussian samples in tiles of [kLength, kLanes]. The values of all tiles together are quantiles, one from
+/// each of as many equally likely intervals, in random order: the rare large ones, which decide between
+/// tables of five and six bits, come as often as they should.
 class Samples {
  public:
   /// Codes near a sequence's ends are chosen with half a neighbourhood; kEdge values there are searched but
@@ -61,8 +63,9 @@ struct Quadratic {
 
   Quadratic(const Stats& stats, int bits, int lags);
   double mse(std::span<const double> w) const;
-  /// The minimiser; entries whose codes were not used stay near `w`.
-  std::vector<double> solve(std::span<const double> w) const;
+  /// The minimiser of this plus `pull`, in units of an average code's own weight, times |w - target|^2. A
+  /// little of it keeps entries whose codes were not used where they are.
+  std::vector<double> solve(std::span<const double> target, double pull = 1e-6) const;
 };
 
 class Trainer {
