@@ -20,7 +20,7 @@ class Info : public Command {
   std::string examples() const override {
     return "  hlwq info SmolLM2-Q5\n"
            "  hlwq info model.gguf --ctx 2048,16384 --kv f32 --json\n"
-           "  hlwq info gemma-4-31B-it --policy q4     # what quantizing would give\n"
+           "  hlwq info gemma-4-31B-it --policy q4-l2    # what quantizing would give\n"
            "A directory with only a config.json will do: sizes are then planned from the config.";
   }
 
@@ -28,6 +28,7 @@ class Info : public Command {
     args.positional("MODEL", model_, "Model directory (its config.json is enough), checkpoint or .gguf file");
     args.option("--policy", policy_, "NAME|FILE",
                 "Plan for weights quantized so: default, q2..q8, published, or a JSON file");
+    args.option("--lags", lags_, "N", "The policy with coupled codebooks: 2 is default-l2, q4-l2...");
     args.option("-c,--ctx", contexts_, "N,N...",
                 "Contexts to plan for (default: 1K, 4K, 32K, 128K and the model's own)");
     args.flag("--json", json_, "Print the facts as JSON");
@@ -36,8 +37,7 @@ class Info : public Command {
   }
 
   int run() override {
-    const std::optional<QuantPolicy> policy =
-        policy_.empty() ? std::nullopt : std::optional(read_policy(policy_));
+    const std::optional<QuantPolicy> policy = asked_policy();
     const ModelSource source = open_model(model_);
     const Engine engine = engine_.make();
     InfoReport r;
@@ -62,6 +62,16 @@ class Info : public Command {
   }
 
  private:
+  std::optional<QuantPolicy> asked_policy() const {
+    if (policy_.empty() && lags_) throw UsageError("--lags goes with --policy");
+    if (policy_.empty()) return std::nullopt;
+    if (!lags_) return read_policy(policy_);
+    if (*lags_ < 1 || *lags_ > 3) throw UsageError("--lags goes from 1 to 3");
+    if (policy_.ends_with(".json"))
+      throw UsageError("a policy file gives each rule its own \"lags\": leave --lags out");
+    return read_policy(*lags_ > 1 ? policy_ + "-l" + std::to_string(*lags_) : policy_);
+  }
+
   /// Checks every weight on the way.
   void load(InfoReport& r) const {
     const auto model = Model::load(model_);
@@ -89,7 +99,7 @@ class Info : public Command {
       r.facts = model_facts(r.spec, r.sizes.back());
     } else if (!source.config.contains("quantization_config")) {
       r.sizes.push_back(planner.stored());
-      for (const char* name : {"q8", "q6", "default", "q5", "q4", "q3"})
+      for (const char* name : {"q8", "q6-l2", "default-l2", "q5-l2", "q4-l2", "q3-l2", "q2-l2"})
         r.sizes.push_back(planner.quantized(QuantPolicy::named(name)));
     }
     if (!policy && !source.tensors) r.facts = model_facts(r.spec, planner.stored());
@@ -135,8 +145,28 @@ class Info : public Command {
         r.fits.push_back(std::move(fit));
       }
     };
+    if (r.policy == "stored" && !r.sizes.empty()) plan_rates(r, r.sizes.back());
     if (r.sizes.empty()) add(r.policy, r.facts.weight_bytes, r.facts.vision_bytes);
     for (const WeightSizes& s : r.sizes) add(s.policy, s.text, s.vision);
+  }
+
+  /// `sizes`: of any policy that quantizes all it can.
+  static void plan_rates(InfoReport& r, const WeightSizes& sizes) {
+    r.coded_params = sizes.coded_params;
+    r.other_bytes = sizes.checkpoint() - sizes.coded;
+    constexpr uint64_t kShort = 32768;  // below, the context hardly matters
+    const uint64_t longest = r.caches[0].memory.back().context;
+    for (size_t i = 0; i < r.caches[0].memory.size(); ++i) {
+      const uint64_t context = r.caches[0].memory[i].context;
+      if (context < std::min(kShort, longest)) continue;
+      for (const InfoReport::Cache& c : r.caches) {
+        InfoReport::Rate rate{context, c.kv.label, {}};
+        for (const GpuCard& card : gpu_cards())
+          rate.cards.push_back(largest_rate(r.spec, sizes, r.image_scratch, context, kChunk, c.kv.settings,
+                                            card.bytes - kGpuReserve));
+        r.rates.push_back(std::move(rate));
+      }
+    }
   }
 
   std::vector<uint64_t> contexts(const ModelSpec& spec) const {
@@ -165,6 +195,7 @@ class Info : public Command {
   }
 
   std::string model_, policy_, contexts_;
+  std::optional<int64_t> lags_;
   KvArgs kv_;
   bool json_ = false;
   EngineArgs engine_;

@@ -1,6 +1,7 @@
 #include "info_report.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/cpu.h"
 #include "engine/session.h"
@@ -50,6 +51,18 @@ OrderedJson sizes_json(const std::vector<WeightSizes>& sizes) {
   return list;
 }
 
+OrderedJson rates_json(const std::vector<InfoReport::Rate>& rates) {
+  OrderedJson list = OrderedJson::array();
+  for (const InfoReport::Rate& r : rates)
+    for (size_t g = 0; g < gpu_cards().size(); ++g)
+      list.push_back({{"name", gpu_cards()[g].name},
+                      {"ctx", r.context},
+                      {"kv", r.kv},
+                      {"bits_per_weight", r.cards[g].bits_per_weight},
+                      {"size", r.cards[g].checkpoint}});
+  return list;
+}
+
 OrderedJson gpus_json(const std::vector<InfoReport::Fit>& fits) {
   OrderedJson list = OrderedJson::array();
   for (size_t g = 0; g < gpu_cards().size(); ++g)
@@ -81,7 +94,10 @@ std::string policy_label(const InfoReport& r, const std::string& policy) {
     return groups.size() == 1 ? groups[0].format : "as stored";
   }
   std::string label = policy;
-  if (label.size() == 2 && label[0] == 'q') label[0] = 'Q';
+  if (label.size() >= 2 && label[0] == 'q' && (label.size() == 2 || label[2] == '-')) {
+    label[0] = 'Q';
+    std::replace(label.begin(), label.end(), '-', ' ');  // as format_label has it
+  }
   return label;
 }
 
@@ -148,8 +164,11 @@ std::string sizes_text(const InfoReport& r) {
     table.add(row);
   }
   const bool usual =
-      std::any_of(r.sizes.begin(), r.sizes.end(), [](const auto& s) { return s.policy == "default"; });
-  return table.str() + (usual ? "default: 5 bits, the embedding and lm_head 6\n" : "");
+      std::any_of(r.sizes.begin(), r.sizes.end(), [](const auto& s) { return s.policy == "default-l2"; });
+  return table.str() + (usual
+                            ? "default: 5 bits, the embedding and lm_head 6; l2: coupled codebooks with two "
+                              "lags, less error in the same bytes\n"
+                            : "");
 }
 
 std::string memory_text(const InfoReport& r) {
@@ -205,6 +224,37 @@ std::string cards_text(const InfoReport& r) {
          format_count(r.spec.max_context) + "; -: too small).\n" + counted + "\n" + table.str();
 }
 
+/// What quantize can do: 2 to 8 bits and a norm for 128 weights.
+constexpr double kLeastRate = 2.125, kMostRate = 8.125;
+
+std::string format_rate(double bits) {
+  if (bits < kLeastRate) return "-";
+  if (bits >= kMostRate) return "any";
+  return fixed(std::floor(bits * 100) / 100, 2);  // rounding up would not fit
+}
+
+std::string rates_text(const InfoReport& r) {
+  const auto any = [](const InfoReport::Rate& rate) {
+    return std::all_of(rate.cards.begin(), rate.cards.end(),
+                       [](const FittingRate& f) { return f.bits_per_weight >= kMostRate; });
+  };
+  if (std::all_of(r.rates.begin(), r.rates.end(), any)) return {};
+  std::vector<std::string> header = {"context", "KV"};
+  for (const GpuCard& g : gpu_cards()) header.emplace_back(g.name.substr(0, g.name.find(' ')));
+  Table table(header);
+  uint64_t previous = 0;
+  for (const InfoReport::Rate& rate : r.rates) {
+    std::vector<std::string> row = {rate.context == previous ? "" : format_count(rate.context), rate.kv};
+    previous = rate.context;
+    for (const FittingRate& f : rate.cards) row.push_back(format_rate(f.bits_per_weight));
+    table.add(row);
+  }
+  return "The most bits per weight that fit such a card, for `hlwq quantize --bpw` (any: 8 bits fit; -: 2 do "
+         "not).\n"
+         "As --size: N bits per weight make " +
+         format_bytes(r.other_bytes) + " + N x " + format_bytes(r.coded_params / 8) + ".\n\n" + table.str();
+}
+
 }  // namespace
 
 OrderedJson to_json(const InfoReport& r) {
@@ -231,6 +281,7 @@ OrderedJson to_json(const InfoReport& r) {
           {"caches", caches_json(r.caches)},
           {"policies", sizes_json(r.sizes)},
           {"gpus", gpus_json(r.fits)},
+          {"rates", rates_json(r.rates)},
           {"gpu_reserve", kGpuReserve},
           {"image_scratch", r.image_scratch},
           {"formats", std::move(formats)},
@@ -250,7 +301,9 @@ OrderedJson to_json(const InfoReport& r) {
 std::string to_text(const InfoReport& r) {
   std::string out = facts_text(r) + "\n" + formats_text(r) + "\n";
   if (!r.sizes.empty()) out += sizes_text(r) + "\n";
-  return out + memory_text(r) + "\n" + cards_text(r);
+  out += memory_text(r) + "\n" + cards_text(r);
+  if (const std::string rates = rates_text(r); !rates.empty()) out += "\n" + rates;
+  return out;
 }
 
 }  // namespace hlwq::cli

@@ -45,6 +45,15 @@ struct InfoReport {
     std::vector<uint64_t> contexts;  ///< the longest on each of gpu_cards(); 0: does not fit
   };
   std::vector<Fit> fits;
+
+  /// One line of the table of rates: what fits each of gpu_cards() at a context with a cache.
+  struct Rate {
+    uint64_t context = 0;
+    std::string kv;
+    std::vector<FittingRate> cards;
+  };
+  std::vector<Rate> rates;                     ///< of weights that are there to be quantized, or planned
+  uint64_t coded_params = 0, other_bytes = 0;  ///< of a checkpoint: weights in codes; bytes of all else
 };
 
 OrderedJson to_json(const InfoReport& report);

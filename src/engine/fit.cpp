@@ -36,4 +36,14 @@ uint64_t largest_context(const ModelSpec& spec, uint64_t weight_bytes, uint64_t 
   return low;
 }
 
+FittingRate largest_rate(const ModelSpec& spec, const WeightSizes& sizes, uint64_t extra, uint64_t context,
+                         uint64_t chunk, const KvSettings& kv, uint64_t memory) {
+  const uint64_t kept = sizes.text - sizes.coded;
+  const uint64_t other = plan_memory(spec, kept, sizes.vision + extra, context, chunk, kv).total;
+  if (other > memory || sizes.coded_params == 0) return {};
+  const uint64_t coded = memory - other;
+  return {8.0 * static_cast<double>(coded) / static_cast<double>(sizes.coded_params),
+          sizes.checkpoint() - sizes.coded + coded};
+}
+
 }  // namespace hlwq

@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "engine/weight_sizes.h"
 #include "model/kv_settings.h"
 #include "model/spec.h"
 
@@ -27,5 +28,16 @@ constexpr uint64_t kGpuReserve = 600'000'000;
 /// none is.
 uint64_t largest_context(const ModelSpec& spec, uint64_t weight_bytes, uint64_t vision_bytes, uint64_t chunk,
                          const KvSettings& kv, uint64_t memory);
+
+/// How finely weights may be quantised so that a plan fits: what --bpw and --size of `hlwq quantize` take.
+struct FittingRate {
+  double bits_per_weight = 0;  ///< over the weights in codes, norms included; 0: not even the kept ones fit
+  uint64_t checkpoint = 0;     ///< bytes of all tensor data at that rate
+};
+
+/// The most that leaves plan_memory().total at most `memory` bytes. `sizes` is of any policy: what it
+/// quantizes may take any width, the rest stays. `extra` is other memory, as the work on an image.
+FittingRate largest_rate(const ModelSpec& spec, const WeightSizes& sizes, uint64_t extra, uint64_t context,
+                         uint64_t chunk, const KvSettings& kv, uint64_t memory);
 
 }  // namespace hlwq

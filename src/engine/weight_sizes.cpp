@@ -41,7 +41,11 @@ class Summer {
   explicit Summer(std::string policy) { sizes_.policy = std::move(policy); }
 
   void add(const std::string& name, uint64_t rank, uint64_t elements, uint64_t bytes,
-           const std::string& format) {
+           const std::string& format, bool in_codes) {
+    if (in_codes) {
+      sizes_.coded = checked_add(sizes_.coded, bytes, name);
+      sizes_.coded_params += elements;
+    }
     const TensorRole role = tensor_role(name);
     uint64_t& part = role == TensorRole::kVision  ? sizes_.vision
                      : role == TensorRole::kAudio ? sizes_.audio
@@ -135,9 +139,9 @@ WeightSizes WeightPlanner::stored() const {
     if (const auto f = modules ? module_format(*modules, t.name) : std::nullopt)
       sum.add(t.name, t.shape.size(), t.elements(),
               checked_mul(t.rows(), f->row_bytes(t.cols()) + 2 * f->row_blocks(t.cols()), t.name),
-              format_label(*f));
+              format_label(*f), true);
     else
-      sum.add(t.name, t.shape.size(), t.elements(), stored_bytes(t), std::string(info(t.dtype).name));
+      sum.add(t.name, t.shape.size(), t.elements(), stored_bytes(t), std::string(info(t.dtype).name), false);
   }
   return sum.take(0);
 }
@@ -151,7 +155,7 @@ WeightSizes WeightPlanner::quantized(const QuantPolicy& policy) const {
   for (const PlannedTensor& p : plan.tensors) {
     tensors += p.bytes();
     sum.add(p.source->name, p.source->shape.size(), p.source->elements(), p.bytes(),
-            p.format ? format_label(*p.format) : std::string(info(p.kept_dtype).name));
+            p.format ? format_label(*p.format) : std::string(info(p.kept_dtype).name), p.format.has_value());
   }
   return sum.take(plan.bytes - tensors);
 }

@@ -21,6 +21,8 @@ struct WeightSizes {
   uint64_t tables = 0;  ///< of codebooks
   uint64_t params = 0;  ///< weights of all parts
   uint64_t text_params = 0;
+  uint64_t coded = 0;          ///< bytes of what is in codes, norms included; part of `text`
+  uint64_t coded_params = 0;   ///< weights in codes
   double bits_per_weight = 0;  ///< over the matrices of the text model, norms of codes included
   struct Group {               ///< matrices of the text model by storage format
     std::string format;        ///< "Q5", "BF16"...

@@ -34,7 +34,7 @@ def test_the_plan_is_what_a_session_allocates(name, kv):
 def test_info_of_a_quantised_model(nano, nano_q5):
     dense, coded = hlwq_json("info", nano), hlwq_json("info", nano_q5)
     assert coded["params"] == dense["params"] and coded["weight_bytes"] < 0.4 * dense["weight_bytes"]
-    assert {f["format"] for f in coded["formats"]} == {"Q5", "Q6"}
+    assert {f["format"] for f in coded["formats"]} == {"Q5 l2", "Q6 l2"}
     assert 5 < coded["bits_per_weight"] < 6 and dense["bits_per_weight"] == 16
 
 

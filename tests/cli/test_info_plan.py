@@ -40,9 +40,9 @@ def test_a_config_is_enough(gemma_31b):
     for plan in facts["memory"]:
         assert plan["total"] == plan["weights"] + plan["kv"] + plan["vision"] + plan["scratch"]
     sizes = {s["policy"]: s for s in facts["policies"]}
-    assert set(sizes) == {"stored", "q8", "q6", "default", "q5", "q4", "q3"}
-    assert sizes["q5"]["text"] / 1e9 == pytest.approx(19.7, abs=0.05)
-    assert sizes["q5"]["bits_per_weight"] == 5.125
+    assert set(sizes) == {"stored", "q8", "q6-l2", "default-l2", "q5-l2", "q4-l2", "q3-l2", "q2-l2"}
+    assert sizes["q5-l2"]["text"] / 1e9 == pytest.approx(19.7, abs=0.05)
+    assert sizes["q5-l2"]["bits_per_weight"] == 5.125
     assert all(s["bytes"] >= s["text"] + s["vision"] + s["audio"] for s in sizes.values())
 
 
@@ -69,8 +69,41 @@ def test_the_text_is_a_page_wide(gemma_31b):
     assert "no weights here" in text and "262,144" in text
     assert max(len(line) for line in text.splitlines() if str(gemma_31b) not in line) <= 120
     head = next(line for line in text.splitlines() if line.startswith("weights") and line.endswith("96"))
-    row = next(line for line in text.splitlines() if line.startswith("Q5 ") and line.endswith("all"))
+    row = next(line for line in text.splitlines() if line.startswith("Q5 l2") and line.endswith("all"))
     assert len(row) == len(head)
+
+
+def test_the_rate_that_fits(gemma_31b):
+    facts = hlwq_json("info", gemma_31b, "--ctx", "32768,262144")
+    assert len(facts["rates"]) == 12 * 2 * 3
+    rates = {(r["name"], r["ctx"], r["kv"]): r for r in facts["rates"]}
+    sizes = {s["policy"]: s for s in facts["policies"]}
+    for gpu in facts["gpus"]:  # the table of cards and the table of rates are two views of the same plans
+        if gpu["policy"] == "stored":  # not in codes
+            continue
+        for ctx in (32768, 262144):
+            rate = rates[gpu["name"], ctx, gpu["kv"]]
+            fits = rate["bits_per_weight"] >= sizes[gpu["policy"]]["bits_per_weight"]
+            assert fits == (gpu["max_context"] >= ctx), (gpu, rate)
+    q4, q3 = (rates["24 GB", 262144, kv] for kv in ("Q4", "Q3"))
+    assert (q4["bits_per_weight"], q3["bits_per_weight"]) == (pytest.approx(5.16, abs=0.01), pytest.approx(5.33, abs=0.01))
+    # One bit more is one bit more for every weight in codes.
+    slope = (q3["size"] - q4["size"]) / (q3["bits_per_weight"] - q4["bits_per_weight"])
+    assert slope == pytest.approx(sizes["q4-l2"]["bytes"] - sizes["q3-l2"]["bytes"], rel=1e-6)
+    text = hlwq("info", gemma_31b, "--ctx", "32768,262144").stdout
+    assert "--bpw" in text and "5.16" in text
+    # Nothing is promised where a policy was named.
+    assert hlwq_json("info", gemma_31b, "--policy", "q4")["rates"] == []
+
+
+def test_lags_name_the_policy(gemma_31b, tmp_path):
+    plain, coupled = (hlwq_json("info", gemma_31b, "--policy", "q4", "--lags", n) for n in (1, 2))
+    assert (plain["policy"], coupled["policy"]) == ("q4", "q4-l2")
+    assert plain["weight_bytes"] == coupled["weight_bytes"]
+    assert "Q4 l2" in {f["format"] for f in coupled["formats"]}
+    (tmp_path / "p.json").write_text("[]")
+    for wrong in (["--lags", 2], ["--policy", "q4", "--lags", 4], ["--policy", tmp_path / "p.json", "--lags", 2]):
+        hlwq("info", gemma_31b, *wrong, code=2)
 
 
 @pytest.mark.parametrize("name", ["gemma4-nano", "gemma4_mm_moe", "gemma4_mm_e2b", "llama_untied_bias"])
@@ -96,7 +129,7 @@ def test_predicted_is_what_quantize_writes(name, policy, tmp_path):
 
 def test_small_models_need_no_table(nano):
     text = hlwq("info", nano).stdout
-    assert "Fits cards of 8 GB and more with its whole context" in text and "-: too small" not in text
+    assert "Fits cards of 8 GB and more with its whole context" in text and "-: too small" not in text and "--bpw" not in text
 
 
 def test_a_policy_file(gemma_31b, tmp_path):

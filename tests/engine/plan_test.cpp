@@ -63,6 +63,27 @@ TEST_F(Gemma31B, FiveBitsMakeNineteenPointSevenGigabytes) {
   EXPECT_NEAR(gb(usual.text - q5.text), 0.18, 0.005);
 }
 
+TEST_F(Gemma31B, TheLargestRateIsWhereThePlanFills) {
+  const WeightSizes q4 = planner.quantized(QuantPolicy::named("q4"));
+  const WeightSizes usual = planner.quantized(QuantPolicy::named("default-l2"));
+  EXPECT_EQ(q4.coded_params * 33, q4.coded * 64);  // 4.125 bits are 33 / 64 of a byte
+  const uint64_t extra = 157'000'000, memory = 24564ull << 20;
+  for (const uint64_t context : {uint64_t{1024}, uint64_t{32768}, kContext})
+    for (const int bits : {16, 4, 3}) {
+      const KvSettings kv = KvSettings::preset(bits);
+      const FittingRate rate = largest_rate(spec, q4, extra, context, 512, kv, memory);
+      const double bytes = rate.bits_per_weight / 8 * static_cast<double>(q4.coded_params);
+      const auto coded = static_cast<uint64_t>(bytes + 0.5);
+      EXPECT_EQ(plan_memory(spec, q4.text - q4.coded + coded, q4.vision + extra, context, 512, kv).total,
+                memory);
+      EXPECT_EQ(rate.checkpoint, q4.checkpoint() - q4.coded + coded);
+      // Any policy that quantizes the same tensors gives the same answer.
+      EXPECT_DOUBLE_EQ(largest_rate(spec, usual, extra, context, 512, kv, memory).bits_per_weight,
+                       rate.bits_per_weight);
+    }
+  EXPECT_EQ(largest_rate(spec, q4, 0, 1024, 512, KvSettings::bf16(), 1'000'000'000).bits_per_weight, 0);
+}
+
 TEST_F(Gemma31B, PlainCache) {
   const KvParts bf16 = parts(stored_keys(KvSettings::bf16()));
   EXPECT_EQ(bf16.full_per_token, 81920u);

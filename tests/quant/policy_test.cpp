@@ -130,6 +130,37 @@ TEST(Policy, JsonRulesFirstMatchWins) {
   EXPECT_EQ(bits(QuantPolicy::from_json(R"([{"match": "*", "bits": 7}])", "p"), "a.weight"), 7);
 }
 
+TEST(Policy, LagsOfNamesWhereTheWidthHasThem) {
+  const auto format = [](const char* policy, const char* name) {
+    return *QuantPolicy::named(policy).decide(tensor(name, {256, 1024}), false).format;
+  };
+  const char *linear = "model.layers.0.mlp.up_proj.weight", *embedding = "model.embed_tokens.weight";
+  EXPECT_EQ(format("default-l2", linear), (HlwqFormat{5, 2, 128}));
+  EXPECT_EQ(format("default-l2", embedding), (HlwqFormat{6, 2, 128}));
+  EXPECT_EQ(format("q4", linear), (HlwqFormat{4, 1, 128}));
+  EXPECT_EQ(format("q4-l3", linear), (HlwqFormat{4, 3, 128}));
+  EXPECT_EQ(format("q5-l3", linear), (HlwqFormat{5, 2, 128})) << "three lags end at 4 bits";
+  EXPECT_EQ(format("q8-l2", linear), (HlwqFormat{8, 1, 128})) << "coupled tables end at 6 bits";
+  EXPECT_EQ(format("published-l2", linear), (HlwqFormat{3, 2, 128}));
+  EXPECT_EQ(QuantPolicy::named("q4-l2").name(), "q4-l2");
+  for (const char* name : {"q4-l1", "q4-l4", "-l2", "q9-l2"})
+    EXPECT_THROW(QuantPolicy::named(name), Error) << name;
+}
+
+TEST(Policy, JsonSaysLagsAndWhatItIsAbout) {
+  const QuantPolicy p = QuantPolicy::from_json(R"({
+    "about": {"made by": "somebody", "sensitivity": {"a.weight": 1e-3}, "notes": [1, null]},
+    "default": {"bits": 4, "lags": 2},
+    "rules": [{"match": "a.weight", "bits": 3, "lags": 3, "block": 64}]})",
+                                               "policy.json");
+  const auto format = [&](const char* name) { return *p.decide(tensor(name, {256, 1024}), false).format; };
+  EXPECT_EQ(format("a.weight"), (HlwqFormat{3, 3, 64}));
+  EXPECT_EQ(format("b.weight"), (HlwqFormat{4, 2, 128}));
+  EXPECT_THAT(error_of(R"({"default": {"bits": 7, "lags": 2}})"), HasSubstr("lags"));
+  EXPECT_THAT(error_of(R"([{"match": "*", "bits": 5, "lags": 3}])"), HasSubstr("rule 1"));
+  EXPECT_THAT(error_of(R"([{"match": "*", "bits": 5, "lags": 0}])"), HasSubstr("lags"));
+}
+
 TEST(Policy, JsonMistakesAreNamed) {
   EXPECT_THAT(error_of("{"), HasSubstr("policy.json"));
   EXPECT_THAT(error_of("3"), HasSubstr("list of rules"));
