@@ -7,7 +7,7 @@ SOURCE is an unquantised model (directory or .gguf), the base of every figure. V
     q3 q4 q5 q6          one width for all, the published scalar codes      family "HLWQ"
     q3-l2 ... q6-l2      the same with coupled codebooks                    "HLWQ, 2 lags"
     q4-l2+cal ...        with calibrated rounding (--calibrate)             "..., calibrated"
-    4.6bpw[-l2][+cal]    widths chosen for that many bits per weight        "..., allocated"
+    4.6bpw[+cal]         widths chosen for that many bits per weight        "HLWQ, allocated", "..., calibrated"
 
 K-quants are those that bench/quality_gguf.py left in --gguf (that step needs llama.cpp; this one needs Python only). Every result goes to
 WORK/results.json at once, and what is there with the same number of windows is not measured again: stop and go on as you like. The
@@ -25,7 +25,8 @@ import sys
 
 USUAL = "q3,q4,q5,q6,q3-l2,q4-l2,q5-l2,q6-l2,default,default-l2,int4,nf4"
 CALIBRATED = "q3-l2+cal,q4-l2+cal,q5-l2+cal,q6-l2+cal,default-l2+cal"
-ALLOCATED = "3.1bpw+cal,4.1bpw+cal,4.5bpw+cal,5.1bpw+cal,5.5bpw+cal,6.1bpw+cal"
+RATES = (3.1, 4.1, 4.5, 5.1, 5.5, 6.1)
+ALLOCATED = ",".join(f"{r}bpw{c}" for c in ("", "+cal") for r in RATES)
 
 
 def run(command):
@@ -34,21 +35,19 @@ def run(command):
         sys.exit(f"failed: {' '.join(map(str, command))}")
 
 
-def parse(variant):
+def parse(variant, work):
     """(options of hlwq quantize, family) of a variant that is made here; None for int4 and nf4."""
     name, _, calibrated = variant.partition("+")
     if calibrated not in ("", "cal"):
         sys.exit(f"{variant}: what follows + must be cal")
     if name in ("int4", "nf4"):
         return None
-    bpw = re.fullmatch(r"([\d.]+)bpw(-l\d)?", name)
-    options = ["--bpw", bpw[1]] if bpw else ["--policy", name]
+    bpw = re.fullmatch(r"([\d.]+)bpw", name)
+    options = ["--bpw", bpw[1], "--sensitivity", work / "sensitivity.json"] if bpw else ["--policy", name]
     lags = re.search(r"-l(\d)$", name)
     family = "HLWQ" + (f", {lags[1]} lags" if lags else "")
     if bpw:
         family = "HLWQ, allocated"
-        if lags:
-            options += ["--lags", lags[1]]
     return options, family + (", calibrated" if calibrated else "")
 
 
@@ -68,7 +67,7 @@ class Frontier:
 
     def make(self, variant):
         """The path or name that hlwq bench --compare takes, and the family."""
-        options = parse(variant)
+        options = parse(variant, self.args.work)
         if options is None:
             return variant, "other"
         target = self.args.work / variant
