@@ -47,7 +47,7 @@ def test_every_variant_in_table_json_and_chart(llama, ids, tmp_path):
     policy = tmp_path / "mixed.json"
     policy.write_text('{"default": {"bits": 4}, "rules": [{"match": "*down_proj*", "bits": 6}]}')
     checkpoint = tmp_path / "made-before"
-    hlwq("quantize", llama, "-o", checkpoint, "--bits", 5)
+    hlwq("quantize", llama, "-o", checkpoint, "--policy", "q5")
     names = ["q3", "q4", "q4-l2", "q5", "default", "int4", "nf4", "mixed", "made-before"]
     variants = [{"mixed": policy, "made-before": checkpoint}.get(n, n) for n in names]
     out, chart = tmp_path / "results", tmp_path / "chart.svg"
