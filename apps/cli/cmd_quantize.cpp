@@ -169,7 +169,6 @@ class Quantize : public Command {
     return code;
   }
 
- private:
   /// Beside the output, whatever form its path has.
   std::filesystem::path work_directory() const {
     std::filesystem::path path = std::filesystem::absolute(out_).lexically_normal();
@@ -205,7 +204,7 @@ class Quantize : public Command {
     } else {
       // What is written besides: kept tensors, and the tables of every format that may be chosen.
       const uint64_t total = parse_bytes(size_);
-      const uint64_t other = fixed_bytes(model->source(), options, items);
+      const uint64_t other = fixed_bytes(model->source(), options, items, lags);
       if (total <= other)
         throw UsageError("--size " + size_ + ": the tensors that are kept as they are take " +
                          format_bytes(other));
@@ -230,13 +229,13 @@ class Quantize : public Command {
 
   /// Bytes of everything that is not one of `items`, with every table that a choice may need.
   static uint64_t fixed_bytes(const ModelSource& source, const QuantizeOptions& options,
-                              const std::vector<AllocationItem>& items) {
+                              const std::vector<AllocationItem>& items, int lags) {
     uint64_t coded = 0, tables = 0;
     for (const AllocationItem& item : items) {
       HlwqFormat f{8, 1, item.block};
       coded += item_bytes(item, f);
     }
-    for (const HlwqFormat& f : allocation_formats(2))
+    for (const HlwqFormat& f : allocation_formats(lags))
       tables += static_cast<uint64_t>(f.lags) * static_cast<uint64_t>(f.levels()) * sizeof(float);
     QuantizeOptions eight = options;
     eight.policy = QuantPolicy::named("q8");
@@ -258,6 +257,7 @@ class Quantize : public Command {
     }
     Engine engine({engine_.thread_count(), {}});
     SensitivityOptions options;
+    options.pad = pad_;
     const CalibrationWindows windows = plain_windows(model, builtin_calibration_text(), 256, 512);
     ProgressLine line("sensitivity");
     result = measure_sensitivity(model, policy, windows, options, engine, line.progress());
@@ -338,6 +338,8 @@ class Quantize : public Command {
       throw UsageError("a policy file gives each rule its own \"lags\": leave --lags out");
     if (lags > 1) policy += "-l" + std::to_string(lags);
     options.policy = read_policy(policy);
+    // Beside the checkpoint, so that a choice can be found and repeated.
+    if (policy.ends_with(".json")) options.policy_json = read_text(policy);
     if (norm_ == "published") options.norm = NormRule::kPublished;
     if (codebook_ == "published-a") options.codebook = CodebookKind::kPublishedA;
     if (codebook_ == "published-b") options.codebook = CodebookKind::kPublishedB;

@@ -182,7 +182,7 @@ std::map<std::string, double> measure_sensitivity(const Model& model, const Quan
   std::vector<const Tensor*> tensors;
   std::map<std::string, int> blocks;
   for (const Tensor& t : model.source().tensors->tensors())
-    if (const QuantDecision d = policy.decide(t, false); d.format) {
+    if (const QuantDecision d = policy.decide(t, options.pad); d.format) {
       tensors.push_back(&t);
       blocks[t.name] = d.format->block;
     }

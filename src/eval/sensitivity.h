@@ -17,7 +17,8 @@ struct SensitivityOptions {
   HlwqFormat probe = {4, 2,
                       128};  ///< the error that is tried: this format's (its block is each tensor's own)
   uint64_t evaluations =
-      128;  ///< at most about so many; neighbouring layers share one when there are more tensors
+      128;           ///< at most about so many; neighbouring layers share one when there are more tensors
+  bool pad = false;  ///< as QuantizeOptions::pad: which blocks, and so which tensors
   uint64_t positions = 128;  ///< of each window, whose distributions are compared
 };
 
