@@ -5,6 +5,17 @@
 
 namespace hlwq {
 
+int cheapest(const float* cost, int levels) {
+  return static_cast<int>(std::min_element(cost, cost + levels) - cost);
+}
+
+void read_back(const FeedbackScratch& scratch, size_t row, int n, int last, uint8_t* q) {
+  for (int j = n - 1, state = last; j >= 0; --j) {
+    q[j] = static_cast<uint8_t>(state);
+    state = scratch.from[static_cast<size_t>(j) * row + static_cast<size_t>(state)];
+  }
+}
+
 void feedback_search_scalar(const FeedbackProblem& p, int anchor, FeedbackScratch& scratch, uint8_t* q) {
   constexpr int kMaxLevels = 64;
   const int n = p.block, levels = p.levels;
@@ -36,11 +47,7 @@ void feedback_search_scalar(const FeedbackProblem& p, int anchor, FeedbackScratc
       for (int to = 0; to < levels; ++to) later[to] = scratch.spare[from[to]] + error[to] * moves[k];
     }
   }
-  int state = anchor >= 0 ? anchor : static_cast<int>(std::min_element(cost, cost + levels) - cost);
-  for (int j = n - 1; j >= 0; --j) {
-    q[j] = static_cast<uint8_t>(state);
-    state = scratch.from[static_cast<size_t>(j) * row + static_cast<size_t>(state)];
-  }
+  read_back(scratch, row, n, anchor >= 0 ? anchor : cheapest(cost, levels), q);
 }
 
 FeedbackSearch select_feedback_search(const CpuFeatures& cpu) {

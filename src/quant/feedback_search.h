@@ -1,6 +1,7 @@
 // Codes of one block of one row, each chosen with what the errors before it call for (calibrated_rounding.h).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -30,6 +31,11 @@ struct FeedbackScratch {
 /// `anchor` is the code before the first value and the last code; -1: both free. q [block].
 using FeedbackSearch = void (*)(const FeedbackProblem& problem, int anchor, FeedbackScratch& scratch,
                                 uint8_t* q);
+
+/// What every form ends with: the state of least cost, the first among equals; and the codes of the path to
+/// state `last`, `row` entries of scratch.from a value.
+int cheapest(const float* cost, int levels);
+void read_back(const FeedbackScratch& scratch, size_t row, int n, int last, uint8_t* q);
 
 /// The plain form; all others give the same codes.
 void feedback_search_scalar(const FeedbackProblem& problem, int anchor, FeedbackScratch& scratch, uint8_t* q);

@@ -119,11 +119,7 @@ void search(const FeedbackProblem& p, int anchor, FeedbackScratch& scratch, uint
         _mm256_storeu_ps(later + 8 * v, _mm256_add_ps(old[v], _mm256_mul_ps(error[v], move)));
     }
   }
-  int state = anchor >= 0 ? anchor : static_cast<int>(std::min_element(cost, cost + levels) - cost);
-  for (int j = n - 1; j >= 0; --j) {
-    q[j] = static_cast<uint8_t>(state);
-    state = scratch.from[static_cast<size_t>(j) * row + static_cast<size_t>(state)];
-  }
+  read_back(scratch, row, n, anchor >= 0 ? anchor : cheapest(cost, levels), q);
 }
 
 }  // namespace

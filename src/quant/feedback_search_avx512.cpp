@@ -81,16 +81,7 @@ void search(const FeedbackProblem& p, int anchor, FeedbackScratch& scratch, uint
         _mm512_storeu_ps(later + 16 * v, _mm512_add_ps(pick(old, v), _mm512_mul_ps(error[v], move)));
     }
   }
-  int state = anchor;
-  if (anchor < 0) {
-    state = 0;
-    for (int s = 1; s < levels; ++s)
-      if (cost[s] < cost[state]) state = s;
-  }
-  for (int j = n - 1; j >= 0; --j) {
-    q[j] = static_cast<uint8_t>(state);
-    state = scratch.from[static_cast<size_t>(j) * kRow + static_cast<size_t>(state)];
-  }
+  read_back(scratch, kRow, n, anchor >= 0 ? anchor : cheapest(cost, levels), q);
 }
 
 }  // namespace
