@@ -1,6 +1,6 @@
 """Rules of the tree that no compiler checks. Prints each breach and exits 1 if there is any.
 
-- an include goes to the own layer or a lower one (base < io < quant < ops; text and vision on base; model < engine < eval < apps)
+- an include goes to the own layer or a lower one (base < io < quant < ops; text and vision on base; model < cuda < engine < eval < apps)
 - include/hlwq is self-contained: standard headers and itself
 - no file over 800 lines
 - no path of somebody's machine
@@ -25,8 +25,9 @@ LAYERS = {
     "text": {"base"},
     "vision": {"base"},
     "model": {"base", "io", "quant", "ops", "text", "vision"},
-    "engine": {"base", "io", "quant", "ops", "text", "vision", "model"},
-    "eval": {"base", "io", "quant", "ops", "text", "vision", "model", "engine"},
+    "cuda": {"base", "io", "quant", "ops", "text", "vision", "model"},
+    "engine": {"base", "io", "quant", "ops", "text", "vision", "model", "cuda"},
+    "eval": {"base", "io", "quant", "ops", "text", "vision", "model", "cuda", "engine"},
 }
 CODE = {".h", ".hpp", ".cpp", ".cc", ".cu", ".cuh"}
 SCRIPTS = {".py", ".sh", ".cmake", ".txt", ".md"}

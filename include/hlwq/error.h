@@ -16,6 +16,7 @@ enum class ErrorCode {
   kOutOfMemory,      ///< memory for the request is not available
   kCancelled,        ///< interrupted on request
   kContextFull,      ///< the sequence does not fit in the context
+  kDevice,           ///< a GPU call failed, or there is no GPU
 };
 
 /// Says what was wrong, where, and what to do about it, in one or two sentences.
