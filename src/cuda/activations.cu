@@ -1,0 +1,209 @@
+#include "cuda/activations.h"
+
+#include <cmath>
+
+#include "cuda/rotate.cuh"
+
+namespace hlwq::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+
+// Calls run.operator()<values a lane>() for a block size.
+template <typename Run>
+void dispatch_block(int block, Run&& run) {
+  switch (block) {
+    case 32:
+      return run.template operator()<1>();
+    case 64:
+      return run.template operator()<2>();
+    case 128:
+      return run.template operator()<4>();
+    case 256:
+      return run.template operator()<8>();
+    default:
+      return run.template operator()<16>();
+  }
+}
+
+__device__ float block_sum(float v, float* shared) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+  __syncthreads();
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) total += shared[i];
+  __syncthreads();
+  return total;
+}
+
+// Several blocks share a token: each sums the whole row for itself, which costs less than meeting.
+template <int kEach>
+__global__ void __launch_bounds__(kThreads)
+    residual_kernel(const __grid_constant__ ResidualStep s, const __grid_constant__ DeviceActivations out,
+                    int lags) {
+  __shared__ float shared[kWarps];
+  const uint64_t token = blockIdx.y, n = s.width;
+  const float *x = s.x + token * n, *p = s.projected ? s.projected + token * n : nullptr;
+  float delta_scale = 1;
+  if (p && s.delta_norm) {
+    float squares = 0;
+    for (uint64_t i = threadIdx.x; i < n; i += kThreads) squares += p[i] * p[i];
+    delta_scale = 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(n) + s.eps);
+  }
+  const auto value = [&](uint64_t i) {
+    float v = x[i];
+    if (p) v += s.delta_norm ? p[i] * delta_scale * s.delta_norm[i] : p[i];
+    return v * s.scale;
+  };
+  float norm_scale = 1;
+  if (s.norm) {
+    float squares = 0;
+    for (uint64_t i = threadIdx.x; i < n; i += kThreads) {
+      const float v = value(i);
+      squares += v * v;
+    }
+    norm_scale = 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(n) + s.eps);
+  }
+  constexpr int kBlock = 32 * kEach;
+  const uint64_t blocks = (n + kBlock - 1) / kBlock;
+  for (uint64_t b = blockIdx.x * kWarps + threadIdx.x / 32; b < blocks; b += gridDim.x * kWarps) {
+    float v[kEach];
+    const uint64_t first = b * kBlock + threadIdx.x % 32 * kEach;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      v[i] = 0;
+      if (first + i >= n) continue;
+      const float raw = value(first + i);
+      if (s.x_out) s.x_out[token * n + first + i] = raw;
+      v[i] = s.norm ? raw * norm_scale * s.norm[first + i] : raw;
+      if (s.normed) s.normed[token * n + first + i] = v[i];
+    }
+    if (out.block) store_rotated(v, out, token, b, lags);
+  }
+}
+
+template <int kEach>
+__global__ void __launch_bounds__(kThreads)
+    gated_kernel(const float* gate, const float* up, uint64_t stride, uint64_t n, Activation activation,
+                 const __grid_constant__ DeviceActivations out, int lags, float* plain) {
+  constexpr int kBlock = 32 * kEach;
+  const uint64_t token = blockIdx.y, b = blockIdx.x * static_cast<uint64_t>(kWarps) + threadIdx.x / 32;
+  if (b * kBlock >= n) return;
+  const uint64_t first = b * kBlock + threadIdx.x % 32 * kEach;
+  float v[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    v[i] = 0;
+    if (first + i >= n) continue;
+    const float g = gate[token * stride + first + i], u = up ? up[token * stride + first + i] : 1.0f;
+    float a = g;
+    if (up) {
+      if (activation == Activation::kGeluTanh)
+        a = 0.5f * g * (1.0f + tanhf(0.7978845608028654f * (g + 0.044715f * g * g * g)));
+      else
+        a = g / (1.0f + expf(-g));
+    }
+    v[i] = a * u;
+    if (plain) plain[token * n + first + i] = v[i];
+  }
+  if (out.block) store_rotated(v, out, token, b, lags);
+}
+
+__global__ void __launch_bounds__(kThreads) head_kernel(const __grid_constant__ HeadStep s) {
+  extern __shared__ float rows[];
+  const uint64_t all = s.heads + (s.k || s.v ? 2 * s.kv_heads : 0), d = s.head_dim;
+  const uint64_t job = blockIdx.x * static_cast<uint64_t>(kWarps) + threadIdx.x / 32;
+  if (job >= s.tokens * all) return;
+  const uint64_t token = job / all, head = job % all, lane = threadIdx.x % 32;
+  const bool is_q = head < s.heads, is_k = !is_q && head < s.heads + s.kv_heads;
+  const uint64_t own = is_q ? head : is_k ? head - s.heads : head - s.heads - s.kv_heads;
+  if (is_k && s.keys_rebuilt) return;
+  const float* in = (is_q ? s.q : is_k ? s.k : s.v) + token * s.stride + own * d;
+  float* out = is_q ? s.q_out + (token * s.heads + own) * d
+                    : (is_k ? s.k_out : s.v_out) + (token * s.kv_heads + own) * d;
+  const float* weight = is_q ? s.q_norm : is_k ? s.k_norm : nullptr;
+  const bool normed = is_q || is_k ? weight != nullptr : s.v_norm;
+  float* row = rows + threadIdx.x / 32 * d;
+  float squares = 0;
+  for (uint64_t i = lane; i < d; i += 32) {
+    row[i] = in[i];
+    squares += row[i] * row[i];
+  }
+  squares = warp_sum(squares);
+  const float scale = normed ? 1.0f / sqrtf(squares / static_cast<float>(d) + s.eps) : 1.0f;
+  for (uint64_t i = lane; i < d; i += 32) row[i] = row[i] * scale * (weight ? weight[i] : 1.0f);
+  __syncwarp();
+  if (!is_q && !is_k) {
+    for (uint64_t i = lane; i < d; i += 32) out[i] = row[i];
+    return;
+  }
+  const uint64_t position = s.positions[token / s.tokens_each] + token % s.tokens_each, half = d / 2;
+  for (uint64_t i = lane; i < half; i += 32) {
+    float sine, cosine;
+    sincosf(static_cast<float>(position) * s.inv_freq[i], &sine, &cosine);
+    sine *= s.rope_scale, cosine *= s.rope_scale;
+    const float a = row[i], b = row[half + i];
+    out[i] = a * cosine - b * sine;
+    out[half + i] = b * cosine + a * sine;
+  }
+}
+
+__global__ void bias_kernel(const float* bias, uint64_t width, uint64_t stride, float* x) {
+  const uint64_t i = blockIdx.x * static_cast<uint64_t>(blockDim.x) + threadIdx.x;
+  if (i < width) x[blockIdx.y * stride + i] += bias[i];
+}
+
+__global__ void soft_cap_kernel(float cap, uint64_t n, float* x) {
+  const uint64_t i = blockIdx.x * static_cast<uint64_t>(blockDim.x) + threadIdx.x;
+  if (i < n) x[i] = cap * tanhf(x[i] / cap);
+}
+
+unsigned blocks_for(uint64_t n, uint64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
+
+}  // namespace
+
+void residual_step(const ResidualStep& step, const DeviceActivations* out, int lags, cudaStream_t stream) {
+  dispatch_block(out ? out->block : 128, [&]<int kEach>() {
+    // With many tokens a block each is enough work; with few, the row is cut.
+    const unsigned across = step.tokens >= 64 ? 1 : blocks_for(step.width, 32 * kEach * kWarps);
+    residual_kernel<kEach><<<dim3(across, static_cast<unsigned>(step.tokens)), kThreads, 0, stream>>>(
+        step, out ? *out : DeviceActivations{}, lags);
+  });
+  check_launch("norm and rotation");
+}
+
+void gated_step(const float* gate, const float* up, uint64_t stride, uint64_t tokens, uint64_t width,
+                Activation activation, const DeviceActivations* out, int lags, float* plain,
+                cudaStream_t stream) {
+  dispatch_block(out ? out->block : 128, [&]<int kEach>() {
+    gated_kernel<kEach>
+        <<<dim3(blocks_for(width, 32 * kEach * kWarps), static_cast<unsigned>(tokens)), kThreads, 0,
+           stream>>>(gate, up, stride, width, activation, out ? *out : DeviceActivations{}, lags, plain);
+  });
+  check_launch("the gated activation");
+}
+
+void quantize_step(const float* x, const DeviceActivations& out, int lags, cudaStream_t stream) {
+  gated_step(x, nullptr, out.cols, out.tokens, out.cols, Activation::kSilu, &out, lags, nullptr, stream);
+}
+
+void head_step(const HeadStep& step, cudaStream_t stream) {
+  const uint64_t jobs = step.tokens * (step.heads + (step.k || step.v ? 2 * step.kv_heads : 0));
+  head_kernel<<<blocks_for(jobs, kWarps), kThreads, kWarps * step.head_dim * sizeof(float), stream>>>(step);
+  check_launch("head norms and rotary embedding");
+}
+
+void add_bias(const float* bias, uint64_t tokens, uint64_t width, uint64_t stride, float* x,
+              cudaStream_t stream) {
+  bias_kernel<<<dim3(blocks_for(width, kThreads), static_cast<unsigned>(tokens)), kThreads, 0, stream>>>(
+      bias, width, stride, x);
+  check_launch("adding a bias");
+}
+
+void soft_cap(float cap, uint64_t n, float* x, cudaStream_t stream) {
+  soft_cap_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(cap, n, x);
+  check_launch("the soft cap of logits");
+}
+
+}  // namespace hlwq::cuda

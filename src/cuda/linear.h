@@ -1,0 +1,44 @@
+// y = W x on the codes, on the GPU.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <span>
+
+#include "cuda/matrix.h"
+
+namespace hlwq::cuda {
+
+/// One matrix of a call. y: device floats [tokens, y_stride], the first matrix row at y[0].
+struct DeviceTask {
+  DeviceMatrix weight;
+  float* y;
+  uint64_t y_stride;
+};
+
+/// What kernels ask of the device, and memory that they may use while they run.
+struct LinearResources {
+  int multiprocessors = 0;
+  int shared_memory = 0;  ///< bytes that a block may have (cudaDevAttrMaxSharedMemoryPerBlockOptin)
+  void* scratch = nullptr;
+  uint64_t scratch_bytes = 0;
+};
+/// Of device `device`, without scratch.
+LinearResources linear_resources(int device);
+/// Scratch that a matrix wants for that many tokens; with less, many tokens are slow.
+uint64_t linear_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols);
+
+/// Runs matrices that read the same activations (q, k, v; gate, up). Those of equal format share a launch.
+/// Few tokens run at the speed of memory, many through the tensor cores; both give the integer sums of the
+/// CPU's kernels, added over blocks in another order. Asynchronous; may be captured. Throws
+/// Error(kInvalidArgument) when a weight's block or cols differ from the activations'.
+void linear(const DeviceActivations& x, std::span<const DeviceTask> tasks, const LinearResources& resources,
+            cudaStream_t stream);
+
+/// out[t, :] = scale * row ids[t] of w, decoded and rotated back. ids: device [tokens]; out: device [tokens,
+/// cols].
+void decode_rows(const DeviceMatrix& w, const int32_t* ids, uint64_t tokens, float scale, float* out,
+                 cudaStream_t stream);
+
+}  // namespace hlwq::cuda

@@ -1,0 +1,90 @@
+// What linear() hands to its kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cuda/matrix.h"
+
+namespace hlwq::cuda {
+
+/// One matrix of a launch.
+struct LinearPart {
+  const uint8_t* codes;
+  const uint16_t* norms;
+  float* y;
+  uint64_t y_stride;
+  uint32_t rows, first_group;  ///< groups of rows before this part
+};
+
+/// Up to four matrices of one format over one input; a kernel parameter.
+struct LinearCall {
+  static constexpr int kMaxParts = 4;
+  LinearPart parts[kMaxParts];
+  int n_parts = 0;
+  int granule = 0;         ///< codes that are packed together: min(block, 128)
+  uint32_t granules = 0;   ///< in a row
+  int granules_shift = 0;  ///< log2 of granules in a block
+  uint32_t granule_bytes = 0;
+  const int8_t* q[3] = {};
+  const float2* scale_sum = nullptr;
+  PrmtTables tables;
+
+  /// Numbers the groups of `rows_each` rows; returns how many there are.
+  uint32_t set_groups(uint32_t rows_each) {
+    uint32_t groups = 0;
+    for (int i = 0; i < n_parts; ++i) {
+      parts[i].first_group = groups;
+      groups += (parts[i].rows + rows_each - 1) / rows_each;
+    }
+    return groups;
+  }
+#ifdef __CUDACC__
+  /// The part that a group belongs to; groups beyond the end belong to the last and see no row of it twice.
+  __device__ const LinearPart& part_of(uint32_t group) const {
+    int i = 0;
+    while (i + 1 < n_parts && group >= parts[i + 1].first_group) ++i;
+    return parts[i];
+  }
+#endif
+};
+
+/// Calls run.operator()<bits, lags>() for the formats that PRMT kernels know: 2..6 bits with 1 to 3 lags.
+/// False for others.
+template <typename Run>
+bool dispatch_format(int bits, int lags, Run&& run) {
+  const auto with_lags = [&]<int kBits>() {
+    if (lags == 1) run.template operator()<kBits, 1>();
+    if (lags == 2) run.template operator()<kBits, 2>();
+    if constexpr (kBits <= 4)
+      if (lags == 3) run.template operator()<kBits, 3>();
+    return lags <= 2 || (lags == 3 && kBits <= 4);
+  };
+  switch (bits) {
+    case 2:
+      return with_lags.template operator()<2>();
+    case 3:
+      return with_lags.template operator()<3>();
+    case 4:
+      return with_lags.template operator()<4>();
+    case 5:
+      return with_lags.template operator()<5>();
+    case 6:
+      return with_lags.template operator()<6>();
+    default:
+      return false;
+  }
+}
+
+void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int multiprocessors,
+                   cudaStream_t stream);
+void launch_table(LinearCall& call, const LookupTables& tables, uint64_t tokens, cudaStream_t stream);
+void launch_batch(LinearCall& call, int bits, int lags, uint64_t tokens, cudaStream_t stream);
+/// False, and nothing is done, when the format, the device (its shared memory a block) or the scratch does
+/// not allow it.
+bool launch_matrix(LinearCall& call, const HlwqFormat& format, const LookupTables& tables, uint64_t tokens,
+                   void* scratch, uint64_t scratch_bytes, int shared_memory, cudaStream_t stream);
+uint64_t matrix_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols);
+
+}  // namespace hlwq::cuda
