@@ -14,7 +14,7 @@ struct KvRing {
   void* data = nullptr;       ///< [kv_heads, capacity, head_dim] values, or codes of row_bytes() each
   uint16_t* norms = nullptr;  ///< with codes: FP16 [kv_heads, capacity]
   const KvCodec* codec = nullptr;  ///< with codes
-  bool coded() const { return bits != 0 && bits < 16; }
+  constexpr bool coded() const { return bits != 0 && bits < 16; }
 };
 
 /// Keys or values of a layer. Where `main` is coded, everything here lies in the rotated domain.

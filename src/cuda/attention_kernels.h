@@ -1,0 +1,38 @@
+// What the files of GPU attention share: arguments of their kernels, and how work is split.
+#pragma once
+
+#include "cuda/attention.h"
+
+namespace hlwq::cuda {
+
+constexpr int kMaxHeadDim = 512;
+
+/// A call of attention() as its kernels see it.
+struct AttentionArgs {
+  const KvView* views;
+  const uint64_t* positions;
+  const uint64_t* key_end;
+  const float* q;
+  float* out;
+  float* sums;   ///< [sequences * tokens * heads, splits, head_dim]: unnormalised outputs, where splits > 1
+  float* stats;  ///< [sequences * tokens * heads, splits, 2]: maximum of the scores, sum of the weights
+  int heads, group, head_dim, tokens, sequences, window, splits;
+  int k_bits, v_bits, tail, sinks;
+  float scale;
+  KvTables tables;
+
+  __host__ __device__ bool coded() const { return (k_bits && k_bits < 16) || v_bits < 16; }
+};
+
+/// Rows (tokens x heads of a group) that one block of the float kernel works on.
+constexpr int kFloatRows = 8;
+/// Splits are worth this many keys at least.
+constexpr int kKeysPerSplit = 128;
+
+/// The kernel for every form and head size, in float: attention_float.cu.
+void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
+/// out = the splits' outputs merged by their log-sum-exp, rotated back where values are coded. With one split
+/// `out` holds the outputs already.
+void launch_merge(const AttentionArgs& args, cudaStream_t stream);
+
+}  // namespace hlwq::cuda
