@@ -129,7 +129,7 @@ class Info : public Command {
             plan_memory(r.spec, r.facts.weight_bytes, r.facts.vision_bytes, context, kChunk, kv));
       c.parts = kv_parts(r.spec, longest, kChunk, kv);
       for (uint64_t i = 0; i < r.spec.layers.size(); ++i) {
-        const KvLayerPlan plan = KvCache::layer_plan(r.spec, i, longest, kv);
+        const KvLayerPlan plan = kv_layer_plan(r.spec, i, longest, kv);
         c.values_only += plan.stores && plan.format.k_bits == 0;
       }
     }

@@ -1,5 +1,4 @@
-// Keys and values of one sequence: rings of plain or coded head vectors, layer by layer. Sliding layers keep
-// their window, full layers the whole context; layers that share another's keys and values keep nothing.
+// Keys and values of one sequence in the machine's memory (model/kv_layout.h).
 #pragma once
 
 #include <cstdint>
@@ -8,19 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "model/kv_layout.h"
 #include "model/kv_settings.h"
 #include "model/spec.h"
 #include "ops/attention.h"
 
 namespace hlwq {
-
-/// How one layer really stores its keys and values under some settings.
-struct KvLayerPlan {
-  KvFormat format;    ///< k_bits 0: keys are rebuilt from the values
-  uint64_t tail = 0;  ///< exact vectors beside codes; 0 where nothing is coded
-  uint64_t sinks = 0;
-  bool stores = true;  ///< false: the layer reads another's
-};
 
 class KvCache {
  public:
@@ -32,12 +24,6 @@ class KvCache {
   KvCache(const KvCache& other);
   KvCache& operator=(const KvCache&) = delete;
 
-  /// What `settings` mean for layer `layer`: codes need a head size that is a power of two (32..512), others
-  /// stay BF16, and so does a layer whose exact tail covers all that it ever sees.
-  static KvLayerPlan layer_plan(const ModelSpec& spec, uint64_t layer, uint64_t context,
-                                const KvSettings& settings);
-  /// Slots of a layer's ring: the whole context, or what a sliding window and one chunk need.
-  static uint64_t capacity(const LayerSpec& layer, uint64_t context, uint64_t max_chunk);
   /// Bytes that a cache of these settings allocates, exactly.
   static uint64_t bytes(const ModelSpec& spec, uint64_t context, uint64_t max_chunk,
                         const KvSettings& settings);
@@ -48,7 +34,9 @@ class KvCache {
   uint64_t length() const { return length_; }  ///< tokens stored
 
   /// Whether the layer's keys are rebuilt from its values: store() then takes no keys.
-  bool keys_rebuilt(uint64_t layer) const { return layers_[layers_[layer].from].view.k.main.bits == 0; }
+  bool keys_rebuilt(uint64_t layer) const {
+    return layout_.layers[layout_.layers[layer].from].view.k.main.bits == 0;
+  }
   /// Stores k and v, [tokens, kv_heads, head_dim], of one layer at positions length() .. length() + tokens.
   void store(const Compute& compute, uint64_t layer, uint64_t tokens, const float* k, const float* v);
   /// Call after every layer has stored its part.
@@ -61,11 +49,6 @@ class KvCache {
   bool truncate(uint64_t length);
 
  private:
-  struct Layer {
-    KvView view;
-    uint64_t window = 0;
-    uint64_t from = 0;  // the layer whose view this one reads; its own, as a rule
-  };
   struct Unmap {
     uint64_t size;
     void operator()(std::byte* p) const;
@@ -76,12 +59,9 @@ class KvCache {
 
   uint64_t context_, max_chunk_, bytes_ = 0, length_ = 0, highest_ = 0;
   Memory memory_;
-  std::vector<Layer> layers_;
+  KvLayout layout_;
   std::map<std::pair<int, uint64_t>, std::shared_ptr<const KvCodec>> codecs_;  // by bits and head size
-  // Cosines and sines by which keys are rebuilt, for every position so far.
-  std::vector<float> inv_freq_;
-  float* rope_ = nullptr;
-  uint64_t rope_pairs_ = 0, rope_filled_ = 0;
+  uint64_t rope_filled_ = 0;  // positions whose rotary embedding is there
 };
 
 }  // namespace hlwq

@@ -121,13 +121,13 @@ TEST_F(Caches, WhatCannotBeCodedStaysBf16) {
   spec.layers[0].head_dim = 80;
   spec.layers[1].head_dim = 64;
   KvSettings q4 = KvSettings::uniform(4);
-  EXPECT_EQ(KvCache::layer_plan(spec, 0, 100, q4).format, (KvFormat{16, 16}));
-  EXPECT_EQ(KvCache::layer_plan(spec, 1, 100, q4).format, (KvFormat{4, 4}));
+  EXPECT_EQ(kv_layer_plan(spec, 0, 100, q4).format, (KvFormat{16, 16}));
+  EXPECT_EQ(kv_layer_plan(spec, 1, 100, q4).format, (KvFormat{4, 4}));
   spec.layers[0].head_dim = 64;
-  EXPECT_EQ(KvCache::layer_plan(spec, 0, 100, q4).format, (KvFormat{4, 4}));
+  EXPECT_EQ(kv_layer_plan(spec, 0, 100, q4).format, (KvFormat{4, 4}));
   q4.tail = 8;  // all that a window of 8 sees
-  EXPECT_EQ(KvCache::layer_plan(spec, 0, 100, q4).format, (KvFormat{16, 16}));
-  EXPECT_EQ(KvCache::layer_plan(spec, 1, 100, q4).tail, 8u);
+  EXPECT_EQ(kv_layer_plan(spec, 0, 100, q4).format, (KvFormat{16, 16}));
+  EXPECT_EQ(kv_layer_plan(spec, 1, 100, q4).tail, 8u);
   for (int bits : {0, 1, 5, 8, 33}) EXPECT_THROW(KvSettings::uniform(bits), Error) << bits;
 }
 
