@@ -23,19 +23,18 @@ std::string prefix_of(const WeightStore& weights) {
   return kPrefixes[0];
 }
 
-// Rotates heads whose first half turns with x and whose second half with y; within each half, pairs are a
-// quarter of the head apart. table: per patch cos of x, cos of y, sin of x, sin of y, a quarter head each.
-void rotate_axes(const Compute& compute, const std::vector<float>& table, uint64_t patches, uint64_t heads,
-                 uint64_t head_dim, float* data) {
+// Turns every head of every patch by its column and its row (vision_rotations).
+void rotate_axes(const Compute& compute, const std::vector<float>& rotations, const ImagePatches& patches,
+                 uint64_t heads, uint64_t head_dim, float* data) {
   const uint64_t quarter = head_dim / 4;
-  compute.pool->parallel_for(patches, 16, [&](size_t begin, size_t end, int) {
+  compute.pool->parallel_for(patches.patches(), 16, [&](size_t begin, size_t end, int) {
     for (size_t p = begin; p < end; ++p) {
-      const float* row = table.data() + p * head_dim;
+      const uint64_t position[] = {p % patches.cols, p / patches.cols};
       for (uint64_t h = 0; h < heads; ++h)
         for (uint64_t axis = 0; axis < 2; ++axis) {
           float* lo = data + (p * heads + h) * head_dim + axis * 2 * quarter;
           float* hi = lo + quarter;
-          const float *c = row + axis * quarter, *s = c + 2 * quarter;
+          const float *c = rotations.data() + position[axis] * 2 * quarter, *s = c + quarter;
           for (uint64_t i = 0; i < quarter; ++i) {
             const float a = lo[i], b = hi[i];
             lo[i] = a * c[i] - b * s[i];
@@ -44,26 +43,6 @@ void rotate_axes(const Compute& compute, const std::vector<float>& table, uint64
         }
     }
   });
-}
-
-std::vector<float> rotation_table(const ImagePatches& patches, uint64_t head_dim, float theta) {
-  const uint64_t quarter = head_dim / 4;
-  std::vector<float> inv_freq(quarter), table(patches.patches() * head_dim);
-  for (uint64_t i = 0; i < quarter; ++i)
-    inv_freq[i] =
-        static_cast<float>(1.0 / std::pow(static_cast<double>(theta),
-                                          static_cast<double>(4 * i) / static_cast<double>(head_dim)));
-  float* row = table.data();
-  for (const auto& position : patches.positions()) {
-    for (uint64_t axis = 0; axis < 2; ++axis)
-      for (uint64_t i = 0; i < quarter; ++i) {
-        const float angle = static_cast<float>(position[axis]) * inv_freq[i];
-        row[axis * quarter + i] = std::cos(angle);
-        row[(axis + 2) * quarter + i] = std::sin(angle);
-      }
-    row += head_dim;
-  }
-  return table;
 }
 
 // [patches, heads, head_dim] -> [heads, patches, head_dim], the order of a cache.
@@ -77,6 +56,34 @@ void head_major(const Compute& compute, const float* x, uint64_t patches, uint64
 }
 
 }  // namespace
+
+void check_patches(const VisionSpec& spec, const ImagePatches& patches) {
+  const uint64_t n = patches.patches(), k = spec.pooling;
+  if (patches.shape.patch != spec.patch || patches.shape.pooling != k || n == 0 || patches.cols % k ||
+      patches.rows % k || patches.pixels.size() != n * 3 * spec.patch * spec.patch)
+    throw Error(ErrorCode::kInvalidArgument, "the patches of an image do not have the model's shape");
+  if (patches.cols > spec.positions || patches.rows > spec.positions)
+    throw Error(ErrorCode::kInvalidArgument,
+                "an image of " + std::to_string(patches.cols) + " x " + std::to_string(patches.rows) +
+                    " patches is longer than the model's table of " + std::to_string(spec.positions) +
+                    " positions; crop it or give it fewer tokens");
+}
+
+std::vector<float> vision_rotations(const VisionSpec& spec, uint64_t positions) {
+  const uint64_t quarter = spec.head_dim / 4;
+  std::vector<float> table(positions * 2 * quarter);
+  for (uint64_t i = 0; i < quarter; ++i) {
+    const auto inv_freq =
+        static_cast<float>(1.0 / std::pow(static_cast<double>(spec.rope_theta),
+                                          static_cast<double>(4 * i) / static_cast<double>(spec.head_dim)));
+    for (uint64_t p = 0; p < positions; ++p) {
+      const float angle = static_cast<float>(p) * inv_freq;
+      table[p * 2 * quarter + i] = std::cos(angle);
+      table[p * 2 * quarter + quarter + i] = std::sin(angle);
+    }
+  }
+  return table;
+}
 
 struct VisionTower::Buffers {
   Buffers(const VisionSpec& s, uint64_t patches)
@@ -92,7 +99,7 @@ struct VisionTower::Buffers {
         gate(std::min(patches, kMlpPatches) * s.intermediate),
         up(gate.size()),
         key_end(patches, patches) {}
-  std::vector<float> x, normed, projected, q, attended, k, v, keys, values, gate, up, rotation, clamped;
+  std::vector<float> x, normed, projected, q, attended, k, v, keys, values, gate, up, rotations, clamped;
   std::vector<uint64_t> key_end;
   AttentionScratch attention;
 };
@@ -101,9 +108,9 @@ bool VisionTower::present(const WeightStore& weights) {
   return weights.contains(prefix_of(weights) + kFirst);
 }
 
-VisionTower::Linear VisionTower::load(WeightStore& weights, const std::string& name, uint64_t rows,
-                                      uint64_t cols) const {
-  Linear l{.weight = weights.matrix(name + ".linear.weight", rows, cols), .clipped = spec_.clipped};
+VisionLinear VisionTower::load(WeightStore& weights, const std::string& name, uint64_t rows,
+                               uint64_t cols) const {
+  VisionLinear l{.weight = weights.matrix(name + ".linear.weight", rows, cols), .clipped = spec_.clipped};
   if (l.clipped) {
     l.input_min = weights.vector(name + ".input_min", 1)[0];
     l.input_max = weights.vector(name + ".input_max", 1)[0];
@@ -119,8 +126,8 @@ VisionTower::VisionTower(const VisionSpec& spec, uint64_t text_hidden, WeightSto
     : spec_(spec), text_hidden_(text_hidden) {
   const std::string prefix = prefix_of(weights), tower = prefix + "vision_tower.";
   const uint64_t hidden = spec_.hidden, inner = spec_.intermediate, d = spec_.head_dim;
-  patch_projection_ = weights.matrix(prefix + kFirst, hidden, 3 * spec_.patch * spec_.patch);
-  positions_ =
+  weights_.patch_projection = weights.matrix(prefix + kFirst, hidden, 3 * spec_.patch * spec_.patch);
+  weights_.positions =
       weights.vector(tower + "patch_embedder.position_embedding_table", 2 * spec_.positions * hidden);
   for (uint64_t i = 0; i < spec_.layers; ++i) {
     const std::string base = tower + "encoder.layers." + std::to_string(i) + ".";
@@ -128,7 +135,7 @@ VisionTower::VisionTower(const VisionSpec& spec, uint64_t text_hidden, WeightSto
     const auto norm = [&](const char* name, uint64_t n) {
       return weights.vector(base + name + ".weight", n);
     };
-    Layer w;
+    VisionLayer w;
     w.q = load(weights, attn + "q_proj", spec_.heads * d, hidden);
     w.k = load(weights, attn + "k_proj", spec_.kv_heads * d, hidden);
     w.v = load(weights, attn + "v_proj", spec_.kv_heads * d, hidden);
@@ -142,20 +149,22 @@ VisionTower::VisionTower(const VisionSpec& spec, uint64_t text_hidden, WeightSto
     w.post_mlp_norm = norm("post_feedforward_layernorm", hidden);
     w.q_norm = norm("self_attn.q_norm", d);
     w.k_norm = norm("self_attn.k_norm", d);
-    layers_.push_back(std::move(w));
+    weights_.layers.push_back(std::move(w));
   }
   if (spec_.standardize) {
-    std_bias_ = weights.vector(tower + "std_bias", hidden);
-    std_scale_ = weights.vector(tower + "std_scale", hidden);
+    weights_.std_bias = weights.vector(tower + "std_bias", hidden);
+    weights_.std_scale = weights.vector(tower + "std_scale", hidden);
   }
-  projection_ = weights.matrix(prefix + "embed_vision.embedding_projection.weight", text_hidden, hidden);
+  weights_.projection =
+      weights.matrix(prefix + "embed_vision.embedding_projection.weight", text_hidden, hidden);
 }
 
 uint64_t VisionTower::scratch_bytes(const VisionSpec& s, uint64_t text_hidden, uint64_t tokens) {
   const uint64_t patches = tokens * s.pooling * s.pooling;
+  const uint64_t longest = tokens * s.pooling;  // side of a grid that is one soft token high
   const uint64_t floats = patches * (3 * s.hidden + 2 * s.heads * s.head_dim + 4 * s.kv_heads * s.head_dim +
-                                     s.head_dim + 3 * s.patch * s.patch) +
-                          2 * std::min(patches, kMlpPatches) * s.intermediate +
+                                     3 * s.patch * s.patch) +
+                          longest * s.head_dim / 2 + 2 * std::min(patches, kMlpPatches) * s.intermediate +
                           tokens * (2 * s.hidden + text_hidden);
   return floats * sizeof(float);
 }
@@ -165,11 +174,11 @@ void VisionTower::run(const Compute& compute, const float* x, uint64_t rows, std
   const uint64_t cols = tasks[0].linear->weight.cols();
   // Neighbours that read the same input run as one loop.
   for (size_t first = 0; first < tasks.size();) {
-    const Linear& range = *tasks[first].linear;
+    const VisionLinear& range = *tasks[first].linear;
     std::vector<LinearTask> group;
     size_t last = first;
     for (; last < tasks.size(); ++last) {
-      const Linear& l = *tasks[last].linear;
+      const VisionLinear& l = *tasks[last].linear;
       if (l.clipped && (l.input_min != range.input_min || l.input_max != range.input_max)) break;
       group.push_back({l.weight, tasks[last].y});
     }
@@ -184,7 +193,7 @@ void VisionTower::run(const Compute& compute, const float* x, uint64_t rows, std
     LinearInput input(in, rows, cols);
     linear(compute, input, group);
     for (; first < last; ++first) {
-      const Linear& l = *tasks[first].linear;
+      const VisionLinear& l = *tasks[first].linear;
       float* y = tasks[first].y;
       if (l.clipped)
         compute.pool->parallel_for(rows * l.weight.rows(), 16384, [&](size_t begin, size_t end, int) {
@@ -202,27 +211,28 @@ void VisionTower::embed(const Compute& compute, const ImagePatches& patches, flo
       scaled[i] = 2 * (static_cast<float>(patches.pixels[i]) * (1.0f / 255) - 0.5f);
   });
   LinearInput input(scaled.data(), n, pixels);
-  const LinearTask task{patch_projection_, x};
+  const LinearTask task{weights_.patch_projection, x};
   linear(compute, input, {&task, 1});
   compute.pool->parallel_for(n, 16, [&](size_t begin, size_t end, int) {
     for (size_t p = begin; p < end; ++p) {
-      const float* of_x = positions_.data() + p % patches.cols * hidden;
-      const float* of_y = positions_.data() + (spec_.positions + p / patches.cols) * hidden;
+      const float* of_x = weights_.positions.data() + p % patches.cols * hidden;
+      const float* of_y = weights_.positions.data() + (spec_.positions + p / patches.cols) * hidden;
       for (uint64_t i = 0; i < hidden; ++i) x[p * hidden + i] += of_x[i] + of_y[i];
     }
   });
 }
 
-void VisionTower::attention_block(const Compute& compute, const Layer& w, uint64_t n, Buffers& b) const {
-  const uint64_t hidden = spec_.hidden, d = spec_.head_dim;
+void VisionTower::attention_block(const Compute& compute, const VisionLayer& w, const ImagePatches& patches,
+                                  Buffers& b) const {
+  const uint64_t n = patches.patches(), hidden = spec_.hidden, d = spec_.head_dim;
   rms_norm(compute, b.x.data(), n, hidden, w.input_norm.data(), spec_.norm_eps, b.normed.data());
   const Task tasks[] = {{&w.q, b.q.data()}, {&w.k, b.k.data()}, {&w.v, b.v.data()}};
   run(compute, b.normed.data(), n, tasks, b.clamped);
   rms_norm(compute, b.q.data(), n * spec_.heads, d, w.q_norm.data(), spec_.norm_eps, b.q.data());
   rms_norm(compute, b.k.data(), n * spec_.kv_heads, d, w.k_norm.data(), spec_.norm_eps, b.k.data());
   rms_norm(compute, b.v.data(), n * spec_.kv_heads, d, nullptr, spec_.norm_eps, b.v.data());
-  rotate_axes(compute, b.rotation, n, spec_.heads, d, b.q.data());
-  rotate_axes(compute, b.rotation, n, spec_.kv_heads, d, b.k.data());
+  rotate_axes(compute, b.rotations, patches, spec_.heads, d, b.q.data());
+  rotate_axes(compute, b.rotations, patches, spec_.kv_heads, d, b.k.data());
   head_major(compute, b.k.data(), n, spec_.kv_heads, d, b.keys.data());
   head_major(compute, b.v.data(), n, spec_.kv_heads, d, b.values.data());
   const auto floats = [&](std::vector<float>& x) {
@@ -239,7 +249,7 @@ void VisionTower::attention_block(const Compute& compute, const Layer& w, uint64
   add_in_place(compute, b.projected.data(), b.x.data(), n * hidden);
 }
 
-void VisionTower::mlp_block(const Compute& compute, const Layer& w, uint64_t n, Buffers& b) const {
+void VisionTower::mlp_block(const Compute& compute, const VisionLayer& w, uint64_t n, Buffers& b) const {
   const uint64_t hidden = spec_.hidden, inner = spec_.intermediate;
   rms_norm(compute, b.x.data(), n, hidden, w.pre_mlp_norm.data(), spec_.norm_eps, b.normed.data());
   for (uint64_t first = 0; first < n; first += kMlpPatches) {
@@ -270,38 +280,31 @@ std::vector<float> VisionTower::pool(const ImagePatches& patches, const float* x
     for (uint64_t i = 0; i < hidden; ++i) {
       float& value = pooled[t * hidden + i];
       value *= scale;
-      if (spec_.standardize) value = (value - std_bias_[i]) * std_scale_[i];
+      if (spec_.standardize) value = (value - weights_.std_bias[i]) * weights_.std_scale[i];
     }
   return pooled;
 }
 
 std::vector<float> VisionTower::encode(const Compute& compute, const ImagePatches& patches,
                                        const Progress& progress, std::vector<float>* tower) const {
-  const uint64_t n = patches.patches(), k = spec_.pooling;
-  if (patches.shape.patch != spec_.patch || patches.shape.pooling != k || n == 0 || patches.cols % k ||
-      patches.rows % k || patches.pixels.size() != n * 3 * spec_.patch * spec_.patch)
-    throw Error(ErrorCode::kInvalidArgument, "the patches of an image do not have the model's shape");
-  if (patches.cols > spec_.positions || patches.rows > spec_.positions)
-    throw Error(ErrorCode::kInvalidArgument,
-                "an image of " + std::to_string(patches.cols) + " x " + std::to_string(patches.rows) +
-                    " patches is longer than the model's table of " + std::to_string(spec_.positions) +
-                    " positions; crop it or give it fewer tokens");
+  check_patches(spec_, patches);
+  const uint64_t n = patches.patches();
   Buffers b(spec_, n);
-  b.rotation = rotation_table(patches, spec_.head_dim, spec_.rope_theta);
+  b.rotations = vision_rotations(spec_, std::max(patches.cols, patches.rows));
   embed(compute, patches, b.x.data());
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    progress.step(i, layers_.size(), "looking at the image");
-    attention_block(compute, layers_[i], n, b);
-    mlp_block(compute, layers_[i], n, b);
+  for (size_t i = 0; i < weights_.layers.size(); ++i) {
+    progress.step(i, weights_.layers.size(), "looking at the image");
+    attention_block(compute, weights_.layers[i], patches, b);
+    mlp_block(compute, weights_.layers[i], n, b);
   }
-  progress.step(layers_.size(), layers_.size(), "looking at the image");
+  progress.step(weights_.layers.size(), weights_.layers.size(), "looking at the image");
   std::vector<float> pooled = pool(patches, b.x.data());
   if (tower) *tower = pooled;
   const uint64_t tokens = patches.tokens();
   rms_norm(compute, pooled.data(), tokens, spec_.hidden, nullptr, spec_.norm_eps, pooled.data());
   std::vector<float> soft(tokens * text_hidden_);
   LinearInput input(pooled.data(), tokens, spec_.hidden);
-  const LinearTask task{projection_, soft.data()};
+  const LinearTask task{weights_.projection, soft.data()};
   linear(compute, input, {&task, 1});
   return soft;
 }
