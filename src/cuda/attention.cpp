@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "cuda/attention_kernels.h"
+#include "cuda/runtime.h"
 #include "hlwq/error.h"
 
 namespace hlwq::cuda {
@@ -24,11 +25,17 @@ void validate(const AttentionPlan& plan) {
                     " tokens; head sizes are multiples of 8 up to 512, and either number is 1");
 }
 
+/// Parts that keys are cut into, so that blocks come in whole waves; known without the device, as graphs and
+/// scratch need it.
 uint64_t splits(const AttentionPlan& plan, int multiprocessors) {
+  const bool decode = decode_fits(plan);
   const uint64_t rows = plan.tokens * (plan.heads / plan.layout.kv_heads);
-  const uint64_t blocks = plan.sequences * plan.layout.kv_heads * ceil_div(rows, kFloatRows);
+  const uint64_t tiles = decode ? static_cast<uint64_t>(decode_head_tiles(plan)) : ceil_div(rows, kFloatRows);
+  const uint64_t blocks = plan.sequences * plan.layout.kv_heads * tiles;
+  const uint64_t per_sm =
+      decode ? static_cast<uint64_t>(decode_blocks_per_multiprocessor(plan)) : kBlocksPerMultiprocessor;
   const uint64_t sees = plan.window ? std::min(plan.context, plan.window + plan.tokens - 1) : plan.context;
-  const uint64_t wanted = kBlocksPerMultiprocessor * static_cast<uint64_t>(multiprocessors) / blocks;
+  const uint64_t wanted = per_sm * static_cast<uint64_t>(multiprocessors) / blocks;
   return std::clamp<uint64_t>(std::min(wanted, ceil_div(sees, kKeysPerSplit)), 1, 256);
 }
 
@@ -68,7 +75,13 @@ void attention(const AttentionPlan& plan, const AttentionSequences& sequences, c
   a.sinks = static_cast<int>(l.sinks);
   a.scale = plan.scale;
   a.tables = tables;
-  launch_float(a, static_cast<int>(l.kv_heads), stream);
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
+  if (major >= 8 && decode_fits(plan))
+    launch_decode(a, static_cast<int>(l.kv_heads), stream);
+  else
+    launch_float(a, static_cast<int>(l.kv_heads), stream);
   launch_merge(a, stream);
 }
 

@@ -29,6 +29,12 @@ constexpr int kFloatRows = 8;
 /// Splits are worth this many keys at least.
 constexpr int kKeysPerSplit = 128;
 
+/// The tensor core kernels of a decode step: attention_decode.cu. Of compute capability 8.0 on.
+bool decode_fits(const AttentionPlan& plan);
+int decode_head_tiles(const AttentionPlan& plan);
+int decode_blocks_per_multiprocessor(const AttentionPlan& plan);
+void launch_decode(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
+
 /// The kernel for every form and head size, in float: attention_float.cu.
 void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
 /// out = the splits' outputs merged by their log-sum-exp, rotated back where values are coded. With one split

@@ -33,6 +33,7 @@ struct KeySpan {
     const KeyRange all{first_key(token), end_key(token)};
     if (!a.coded()) return source == KeySource::kMain ? all : KeyRange{0, 0};
     const int tail = a.tail ? max(0, first_position + token + 1 - a.tail) : all.end;
+    if ((source == KeySource::kSinks && !a.sinks) || (source == KeySource::kExact && !a.tail)) return {0, 0};
     switch (source) {
       case KeySource::kSinks:
         return {all.begin, min(all.end, a.sinks)};
@@ -99,20 +100,53 @@ __device__ inline void load_vector(const KvRing& ring, int head_dim, uint64_t ro
   __syncwarp();
 }
 
-/// x <- H x, orthonormal, by one warp; n a power of two from 32 on.
-__device__ inline void warp_hadamard(float* x, int n, int lane) {
-  for (int step = 1; step < n; step *= 2) {
-    for (int i = lane; i < n / 2; i += 32) {
-      const int at = (i / step * 2) * step + i % step;
-      const float a = x[at], b = x[at + step];
-      x[at] = a + b;
-      x[at + step] = a - b;
+/// A warp's x <- sqrt(n) H x, n = 32 kEach: x[i] of a lane is value lane + 32 i.
+template <int kEach>
+__device__ __forceinline__ void hadamard_sums(float (&x)[kEach], int lane) {
+#pragma unroll
+  for (int step = 1; step < kEach; step *= 2)
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      if (!(i & step)) {
+        const float a = x[i], b = x[i + step];
+        x[i] = a + b;
+        x[i + step] = a - b;
+      }
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2)
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const float other = __shfl_xor_sync(~0u, x[i], step);
+      x[i] = lane & step ? other - x[i] : x[i] + other;
     }
-    __syncwarp();
-  }
-  const float scale = rsqrtf(static_cast<float>(n));
-  for (int i = lane; i < n; i += 32) x[i] *= scale;
+}
+
+/// x <- H x, orthonormal, by one warp; n a power of two from 32 on.
+template <int kEach>
+__device__ void warp_hadamard_of(float* x, int lane) {
+  float y[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) y[i] = x[lane + 32 * i];
+  hadamard_sums<kEach>(y, lane);
+  const float scale = rsqrtf(32.0f * kEach);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) x[lane + 32 * i] = y[i] * scale;
   __syncwarp();
+}
+__device__ inline void warp_hadamard(float* x, int n, int lane) {
+  __syncwarp();
+  switch (n) {
+    case 32:
+      return warp_hadamard_of<1>(x, lane);
+    case 64:
+      return warp_hadamard_of<2>(x, lane);
+    case 128:
+      return warp_hadamard_of<4>(x, lane);
+    case 256:
+      return warp_hadamard_of<8>(x, lane);
+    default:
+      return warp_hadamard_of<16>(x, lane);
+  }
 }
 
 }  // namespace hlwq::cuda
