@@ -18,32 +18,12 @@ namespace {
 
 constexpr int kMaxBlock = 512;
 constexpr size_t kMaxCells = 8192;
-/// Scales at which a block is searched (TrellisEncoder::encode).
-constexpr int kTries = 7;
-
-void check(const HlwqFormat& format, const Codebook& codebook) {
-  if (!valid(format))
-    throw Error(ErrorCode::kInvalidArgument,
-                "HLWQ needs 2 to 8 bits and a block of 32, 64, 128, 256 or 512; got " +
-                    std::to_string(format.bits) + " bits, block " + std::to_string(format.block));
-  if (codebook.bits != format.bits || codebook.lags != format.lags ||
-      codebook.values.size() != static_cast<size_t>(format.levels()) * static_cast<size_t>(format.lags))
-    throw Error(ErrorCode::kInvalidArgument, "the codebook does not belong to " +
-                                                 std::to_string(format.bits) + " bits and " +
-                                                 std::to_string(format.lags) + " lags");
-}
 
 /// Nearest magnitude without a search: |u| falls in a cell that holds at most one threshold.
 class MagnitudeTable {
  public:
   explicit MagnitudeTable(const Codebook& codebook) : half_(1 << (codebook.bits - 1)) {
-    std::vector<double> threshold;
-    for (int m = 0; m < half_; ++m) {
-      const double low = m > 0 ? codebook.values[m - 1] : 0, high = codebook.values[m];
-      if (!(high > low) || !std::isfinite(high) || codebook.values[half_ + m] != -codebook.values[m])
-        throw Error(ErrorCode::kInvalidArgument, "a codebook must be finite, odd and ascending in magnitude");
-      if (m > 0) threshold.push_back(0.5 * (low + high));
-    }
+    const std::vector<double> threshold = magnitude_thresholds(codebook);
     for (size_t cells = 256; cells <= kMaxCells; cells *= 2)
       if (build(threshold, cells)) return;
     throw Error(ErrorCode::kInvalidArgument,
@@ -176,7 +156,7 @@ class RowEncoder {
       if (nearest_)
         for (uint64_t i = 0; i < block; ++i) q[i] = nearest_->code(u[i]);
       else
-        trellis_->encode(u.data(), format_.block, count, kTries, scratch, q.data());
+        trellis_->encode(u.data(), format_.block, count, kTrellisTries, scratch, q.data());
       for (uint64_t i = 0; i < count; ++i)
         norms[b0 + i] = finish(sources[i], &u[i * block], &q[i * block],
                                codes + (b0 + i) * format_.block_bytes(), stats[(b0 + i) / row_blocks]);
@@ -241,12 +221,14 @@ class RowEncoder {
   void padded_stats(const float* w, uint64_t count, uint16_t stored, float* c, CodecStats& stats) const {
     hadamard_sums(c, format_.block);
     const double scale = static_cast<double>(fp16_to_float(stored)) / format_.block;
+    CodecStats s;
     for (uint64_t i = 0; i < count; ++i) {
       const double v = scale * c[i], d = w[i] - v;
-      stats.error_sq += d * d;
-      stats.dot += w[i] * v;
-      stats.decoded_sq += v * v;
+      s.error_sq += d * d;
+      s.dot += w[i] * v;
+      s.decoded_sq += v * v;
     }
+    stats += s;
   }
 
   std::string place(uint64_t row, uint64_t col) const {
@@ -276,6 +258,30 @@ class RowEncoder {
 
 }  // namespace
 
+void check_codec(const HlwqFormat& format, const Codebook& codebook) {
+  if (!valid(format))
+    throw Error(ErrorCode::kInvalidArgument,
+                "HLWQ needs 2 to 8 bits and a block of 32, 64, 128, 256 or 512; got " +
+                    std::to_string(format.bits) + " bits, block " + std::to_string(format.block));
+  if (codebook.bits != format.bits || codebook.lags != format.lags ||
+      codebook.values.size() != static_cast<size_t>(format.levels()) * static_cast<size_t>(format.lags))
+    throw Error(ErrorCode::kInvalidArgument, "the codebook does not belong to " +
+                                                 std::to_string(format.bits) + " bits and " +
+                                                 std::to_string(format.lags) + " lags");
+}
+
+std::vector<double> magnitude_thresholds(const Codebook& codebook) {
+  const int half = 1 << (codebook.bits - 1);
+  std::vector<double> thresholds;
+  for (int m = 0; m < half; ++m) {
+    const double low = m > 0 ? codebook.values[m - 1] : 0, high = codebook.values[m];
+    if (!(high > low) || !std::isfinite(high) || codebook.values[half + m] != -codebook.values[m])
+      throw Error(ErrorCode::kInvalidArgument, "a codebook must be finite, odd and ascending in magnitude");
+    if (m > 0) thresholds.push_back(0.5 * (low + high));
+  }
+  return thresholds;
+}
+
 CodecStats& CodecStats::operator+=(const CodecStats& o) {
   source_sq += o.source_sq;
   error_sq += o.error_sq;
@@ -293,7 +299,7 @@ double CodecStats::cosine() const {
 CodecStats encode_rows(const HlwqFormat& format, const Codebook& codebook, NormRule rule,
                        const float* weights, uint64_t rows, uint64_t cols, const std::string& name,
                        uint64_t first_row, ThreadPool& pool, uint8_t* codes, uint16_t* norms) {
-  check(format, codebook);
+  check_codec(format, codebook);
   const RowEncoder encoder(format, codebook, rule, name);
   // Summed in row order afterwards, so that figures do not depend on which thread took which row.
   std::vector<CodecStats> stats(rows);
@@ -309,7 +315,7 @@ CodecStats encode_rows(const HlwqFormat& format, const Codebook& codebook, NormR
 
 void decode_row(const HlwqFormat& format, const Codebook& codebook, const uint8_t* codes,
                 const uint16_t* norms, uint64_t cols, float* out) {
-  check(format, codebook);
+  check_codec(format, codebook);
   alignas(64) float x[kMaxBlock];
   alignas(64) uint8_t q[kMaxBlock];
   const int block = format.block;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "quant/codebook.h"
@@ -22,6 +23,13 @@ enum class NormRule {
   kCorrected,  ///< n * <u,c> / <c,c>: the least-squares scale for the chosen codes
   kPublished,  ///< n = ||w||, as the published implementation stores it
 };
+
+/// Throws Error(kInvalidArgument) for a format that is none, or a codebook of another one.
+void check_codec(const HlwqFormat& format, const Codebook& codebook);
+
+/// With one lag, what lies between the codebook's magnitudes: |u| has magnitude index m when m of them are
+/// less. Throws Error(kInvalidArgument) for a codebook that is not finite, odd and ascending.
+std::vector<double> magnitude_thresholds(const Codebook& codebook);
 
 /// Encodes `rows` rows of `cols` floats. codes: rows * row_bytes(cols); norms: rows * row_blocks(cols) FP16
 /// bits. A zero block gets zero norm and decodes to zeros. NaN or Inf throws Error(kInvalidArgument) naming

@@ -123,8 +123,9 @@ class Streamer {
     const uint64_t rows = t.rows(), cols = t.cols(), slab = slab_rows(t), blocks = f.row_blocks(cols);
     const Codebook& codebook = plan_.codebook(f.bits, f.lags);
     norms_.resize(rows * blocks);
-    CodecStats stats;
     const Rounded rounded = find_rounded(p);
+    if (options_.encoder && !rounded.codes) return write_encoded(p);
+    CodecStats stats;
     for (uint64_t first = 0; first < rows; first += slab) {
       const uint64_t n = std::min(slab, rows - first);
       prefetch_after(t, first + n);
@@ -145,6 +146,32 @@ class Streamer {
     }
     writer_.append(norms_.data(), norms_.size() * sizeof(uint16_t));
     return stats;
+  }
+
+  /// The same, encoded by options_.encoder.
+  CodecStats write_encoded(const PlannedTensor& p) {
+    const Tensor& t = *p.source;
+    const HlwqFormat& f = *p.format;
+    const uint64_t blocks = f.row_blocks(t.cols());
+    CodecStats total;
+    const auto done = [&](uint64_t first, uint64_t n, const uint8_t* codes, const uint16_t* norms,
+                          const CodecStats& stats) {
+      const uint64_t bytes = n * f.row_bytes(t.cols());
+      std::copy_n(norms, n * blocks, norms_.data() + first * blocks);
+      if (options_.layout == CheckpointLayout::kPublished) {
+        codes_.assign(codes, codes + bytes);
+        republish(f, n * blocks);
+        codes = codes_.data();
+      }
+      writer_.append(codes, bytes);
+      total += stats;
+      finish_rows(t, first, n);
+    };
+    options_.encoder->encode({t, f, plan_.codebook(f.bits, f.lags), options_.norm, slab_rows(t),
+                              [&](uint64_t end) { prefetch_after(t, end); }, done},
+                             pool_);
+    writer_.append(norms_.data(), norms_.size() * sizeof(uint16_t));
+    return total;
   }
 
   /// Where a tensor's codes and norms lie when they were chosen elsewhere; null otherwise.

@@ -12,6 +12,7 @@
 #include "io/model_source.h"
 #include "quant/codec.h"
 #include "quant/policy.h"
+#include "quant/tensor_encoder.h"
 
 namespace hlwq {
 
@@ -37,9 +38,10 @@ struct QuantizeOptions {
   /// Codes and norms that were chosen elsewhere (calibration), under their names in a checkpoint; everything
   /// else is encoded here.
   std::vector<const TensorSource*> rounded;
-  std::string policy_json;  ///< written as hlwq_policy.json when not empty
-  OrderedJson calibration;  ///< what to note of it in quantization_config; null: nothing
-  std::string base_model;   ///< for the model card; empty: what the source says of itself
+  TensorEncoder* encoder = nullptr;  ///< encodes instead of the CPU; not owned
+  std::string policy_json;           ///< written as hlwq_policy.json when not empty
+  OrderedJson calibration;           ///< what to note of it in quantization_config; null: nothing
+  std::string base_model;            ///< for the model card; empty: what the source says of itself
 };
 
 struct QuantizedTensor {

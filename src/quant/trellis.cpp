@@ -12,10 +12,6 @@
 namespace hlwq {
 namespace {
 
-/// Values of the first search: longer ones lower the error by less than 0.1 % (0.2 % at 4 bits with three
-/// lags).
-constexpr int window_size(int lags) { return lags == 2 ? 48 : 96; }
-
 /// The search by its definition, one sequence at a time: the least sum of squared distances in units of
 /// 2^-20.
 void scalar_search(const TrellisTables& t, const TrellisRange& r, const int* anchors, TrellisScratch& scratch,
@@ -156,8 +152,7 @@ void TrellisEncoder::encode(const float* u, int block, size_t blocks, int tries,
 void TrellisEncoder::encode_tile(const float* u, int block, int lanes, int tries, TrellisScratch& scratch,
                                  uint8_t* q) const {
   constexpr int kMax = TrellisSearch::kMaxWidth;
-  constexpr float kSpacing = 0.06f;
-  const int width = search_.width, window = std::min(block, window_size(tables_.lags)), cut = block / 2;
+  const int width = search_.width, window = trellis_window(tables_.lags, block), cut = block / 2;
   int anchors[kMax] = {};
   std::array<float, kMax> best;
   TrellisScratch::Fit fit[kMax];
@@ -165,8 +160,7 @@ void TrellisEncoder::encode_tile(const float* u, int block, int lanes, int tries
     for (int lane = 0; lane < width; ++lane)
       scratch.input()[i * width + lane] = lane < lanes ? u[static_cast<ptrdiff_t>(lane) * block + i] : 0;
   for (int k = 0; k < tries; ++k) {
-    // 1, then beside it, on both sides in turn.
-    const float factor = 1 + kSpacing * static_cast<float>(k % 2 == 1 ? (k + 1) / 2 : -k / 2);
+    const float factor = trellis_factor(k);
     search_.search(tables_, {block, cut - window / 2, window, factor}, nullptr, scratch, nullptr);
     const uint8_t* newest = scratch.codes() + (window / 2 - 1) * width;
     for (int lane = 0; lane < width; ++lane)

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <fstream>
+#include <map>
 
 #include "base/file.h"
 #include "base/half.h"
@@ -165,6 +166,62 @@ TEST_F(Checkpoint, RoundTripInBothLayouts) {
       EXPECT_EQ(checkpoint.codebook_id(), native ? "lloyd-max-converged" : "published-a");
       EXPECT_EQ(fs::exists(out() / "model.safetensors.index.json"), shard < 100'000);
     }
+}
+
+/// Encodes on the CPU, and hands slabs over as late as another device may.
+class LateEncoder : public TensorEncoder {
+ public:
+  void encode(const EncodeTask& task, ThreadPool& pool) override {
+    const uint64_t rows = task.tensor.rows(), cols = task.tensor.cols(), slab = 7;
+    struct Slab {
+      uint64_t first, rows;
+      std::vector<uint8_t> codes;
+      std::vector<uint16_t> norms;
+      CodecStats stats;
+    };
+    std::vector<Slab> slabs;
+    for (uint64_t first = 0; first < rows; first += slab) {
+      const uint64_t n = std::min(slab, rows - first);
+      task.reading(first + n);
+      std::vector<float> w(n * cols);
+      decode_rows(task.tensor, first, n, w.data());
+      Slab s{first,
+             n,
+             std::vector<uint8_t>(n * task.format.row_bytes(cols)),
+             std::vector<uint16_t>(n * task.format.row_blocks(cols)),
+             {}};
+      s.stats = encode_rows(task.format, task.codebook, task.rule, w.data(), n, cols, task.tensor.name, first,
+                            pool, s.codes.data(), s.norms.data());
+      slabs.push_back(std::move(s));
+    }
+    for (const Slab& s : slabs) task.done(s.first, s.rows, s.codes.data(), s.norms.data(), s.stats);
+    ++tensors;
+  }
+  int tensors = 0;
+};
+
+TEST_F(Checkpoint, AnotherEncoderWritesTheSameFiles) {
+  make_model(in(), model(), 100'000);
+  const ModelSource source = open_model(in());
+  const auto files = [&](const QuantizeOptions& options) {
+    quantize_model(source, options, out(), pool_, {});
+    std::map<std::string, std::string> result;
+    for (const auto& entry : fs::directory_iterator(out()))
+      result[entry.path().filename()] = read_file(entry.path());
+    return result;
+  };
+  for (const CheckpointLayout layout : {CheckpointLayout::kNative, CheckpointLayout::kPublished}) {
+    LateEncoder encoder;
+    QuantizeOptions options;
+    options.layout = layout;
+    options.replace = true;
+    const auto expected = files(options);
+    options.encoder = &encoder;
+    const auto got = files(options);
+    EXPECT_EQ(encoder.tensors, 4);
+    ASSERT_EQ(got.size(), expected.size());
+    for (const auto& [name, bytes] : expected) EXPECT_TRUE(got.at(name) == bytes) << name;
+  }
 }
 
 TEST_F(Checkpoint, ConfigAndCompanions) {
