@@ -34,6 +34,9 @@ void EngineArgs::declare(Args& args) {
   args.group("Machine");
   args.number("-t,--threads", threads, 0, "N", "Threads; 0 is every processor (HLWQ_THREADS)");
   args.choice("--isa", isa, {"scalar", "avx2", "avx512"}, "Force these kernels (HLWQ_ISA)");
+  args.option("--device", device, "DEVICE",
+              "cpu, cuda or cuda:N; default: a GPU where there is one (HLWQ_DEVICE)");
+  args.option("--gpu-layers", gpu_layers, "N", "Run the last N layers on the GPU; default: as many as fit");
 }
 
 int EngineArgs::thread_count() const {
@@ -50,6 +53,11 @@ Engine EngineArgs::make() const {
   options.threads = thread_count();
   options.isa = isa;
   if (const char* text = std::getenv("HLWQ_ISA"); options.isa.empty() && text) options.isa = text;
+  options.device = device;
+  if (const char* text = std::getenv("HLWQ_DEVICE"); options.device.empty() && text) options.device = text;
+  if (gpu_layers && *gpu_layers < 0) throw UsageError("--gpu-layers must not be negative");
+  options.gpu_layers = gpu_layers.value_or(-1);
+  options.note = [](const std::string& text) { show("note: " + text); };
   return usage([&] { return Engine(options); });
 }
 

@@ -19,12 +19,14 @@
 
 namespace hlwq::cli {
 
-/// --threads and --isa, with HLWQ_THREADS and HLWQ_ISA as defaults.
+/// --threads, --isa, --device and --gpu-layers, with HLWQ_THREADS, HLWQ_ISA and HLWQ_DEVICE as defaults.
 struct EngineArgs {
   int64_t threads = 0;
-  std::string isa;
+  std::string isa, device;
+  std::optional<int64_t> gpu_layers;
   void declare(Args& args);
-  /// Throws UsageError for an isa that is unknown or does not run here.
+  /// Throws UsageError for an isa that is unknown or does not run here, and for no name of a device. Notes of
+  /// the engine go to stderr.
   Engine make() const;
   int thread_count() const;  ///< 0: all processors
 };

@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) head_kernel(const __grid_constant__ 
   const bool is_q = head < s.heads, is_k = !is_q && head < s.heads + s.kv_heads;
   const uint64_t own = is_q ? head : is_k ? head - s.heads : head - s.heads - s.kv_heads;
   if (is_k && s.keys_rebuilt) return;
-  const float* in = (is_q ? s.q : is_k ? s.k : s.v) + token * s.stride + own * d;
+  const float* in = (is_q ? s.q : is_k ? s.k : s.v) + token * (is_q ? s.q_stride : s.kv_stride) + own * d;
   float* out = is_q ? s.q_out + (token * s.heads + own) * d
                     : (is_k ? s.k_out : s.v_out) + (token * s.kv_heads + own) * d;
   const float* weight = is_q ? s.q_norm : is_k ? s.k_norm : nullptr;

@@ -37,9 +37,9 @@ void gated_step(const float* gate, const float* up, uint64_t stride, uint64_t to
 /// Rotates and quantises rows as they are: x [tokens, cols].
 void quantize_step(const float* x, const DeviceActivations& out, int lags, cudaStream_t stream);
 
-/// Norms and rotary embedding of one layer's new heads, in place. Strides are floats between tokens.
+/// Norms and rotary embedding of one layer's new heads. Strides are floats between tokens.
 struct HeadStep {
-  uint64_t tokens = 0, heads = 0, kv_heads = 0, head_dim = 0, stride = 0;
+  uint64_t tokens = 0, heads = 0, kv_heads = 0, head_dim = 0, q_stride = 0, kv_stride = 0;
   float *q = nullptr, *k = nullptr,
         *v = nullptr;  ///< k, v null: the layer has none of its own; v may be written from k
   float *q_out = nullptr, *k_out = nullptr,

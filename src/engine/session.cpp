@@ -10,8 +10,9 @@ uint64_t wanted_chunk(const SessionOptions& options) {
   return std::max(options.chunk, options.image_tokens);
 }
 
-uint64_t checked_context(const ModelSpec& spec, const SessionOptions& options) {
-  if (options.context == 0) return default_context(spec, wanted_chunk(options), options.kv);
+uint64_t checked_context(const Model& model, Engine& engine, const SessionOptions& options) {
+  const ModelSpec& spec = model.spec();
+  if (options.context == 0) return engine.default_context(model, wanted_chunk(options), options.kv);
   if (options.context > spec.max_context)
     throw Error(ErrorCode::kInvalidArgument, "a context of " + std::to_string(options.context) +
                                                  " tokens is beyond the model's " +
@@ -21,27 +22,20 @@ uint64_t checked_context(const ModelSpec& spec, const SessionOptions& options) {
 
 }  // namespace
 
-uint64_t default_context(const ModelSpec& spec, uint64_t chunk, const KvSettings& kv) {
-  uint64_t context = spec.max_context;
-  const uint64_t budget = physical_memory() / 4;
-  while (context > 1024 && KvCache::bytes(spec, context, chunk, kv) > budget) context /= 2;
-  return context;
-}
-
 Session::Session(std::shared_ptr<const Model> model, Engine& engine, const SessionOptions& options)
-    : model_(std::move(model)),
-      engine_(engine),
-      cache_(model_->spec(), checked_context(model_->spec(), options),
-             std::min(wanted_chunk(options), checked_context(model_->spec(), options)), options.kv) {
-  workspace_.reserve(model_->spec(), cache_.max_chunk());
-  hidden_.resize(model_->spec().hidden);
+    : model_(std::move(model)) {
+  const uint64_t context = checked_context(*model_, engine, options);
+  sequence_ = engine.sequence(*model_, context, std::min(wanted_chunk(options), context), options.kv);
   logits_.resize(model_->spec().vocab);
 }
 
-uint64_t Session::scratch_bytes() const {
-  return Workspace::bytes(model_->spec(), cache_.max_chunk()) +
-         (hidden_.size() + logits_.size()) * sizeof(float);
-}
+Session::Session(const Session& other)
+    : model_(other.model_),
+      sequence_(other.sequence_->fork()),
+      ids_(other.ids_),
+      images_(other.images_),
+      logits_(other.logits_),
+      logits_ready_(other.logits_ready_) {}
 
 void Session::feed(std::span<const int32_t> ids, const Progress& progress) { append(ids, {}, progress); }
 
@@ -58,23 +52,21 @@ void Session::append(std::span<const int32_t> ids, std::span<const PromptImage> 
                                              " tokens, the context holds " + std::to_string(context()) +
                                              "; use a larger context (--ctx) or a shorter text");
   for (const PromptImage& image : images)
-    if (image.features->tokens > cache_.max_chunk())
+    if (image.features->tokens > max_chunk())
       throw Error(ErrorCode::kInvalidArgument, "an image of " + std::to_string(image.features->tokens) +
                                                    " tokens does not fit into a pass of " +
-                                                   std::to_string(cache_.max_chunk()) +
+                                                   std::to_string(max_chunk()) +
                                                    "; SessionOptions::image_tokens makes room for it");
-  const uint64_t hidden = model_->spec().hidden;
   std::vector<ImageRun> runs;
   for (uint64_t done = 0; done < ids.size();) {
     progress.step(done, ids.size(), "reading the prompt");
-    const uint64_t end = outside_images(images, std::min<uint64_t>(done + cache_.max_chunk(), ids.size()));
+    const uint64_t end = outside_images(images, std::min<uint64_t>(done + max_chunk(), ids.size()));
     const auto chunk = ids.subspan(done, end - done);
     runs.clear();
     for (const PromptImage& image : images)
       if (image.begin >= done && image.begin < end)
         runs.push_back({image.begin - done, image.features->tokens, image.features->embeddings.data()});
-    const auto states = model_->transformer().forward(engine_.compute(), cache_, chunk, workspace_, runs);
-    std::copy(states.end() - static_cast<std::ptrdiff_t>(hidden), states.end(), hidden_.begin());
+    sequence_->forward(chunk, runs);
     logits_ready_ = false;
     for (const PromptImage& image : images)
       if (image.begin >= done && image.begin < end)
@@ -97,9 +89,9 @@ void Session::truncate(uint64_t length, const Progress& progress) {
   // The state after the last kept token is gone with the ones that follow it, so that token is always run
   // again, with its whole image if it ends one.
   uint64_t from = length == 0 ? 0 : outside_images(images_, length - 1);
-  if (!cache_.truncate(from)) {
+  if (!sequence_->truncate(from)) {
     from = 0;
-    cache_.truncate(0);
+    sequence_->truncate(0);
   }
   Prompt again{
       {ids_.begin() + static_cast<std::ptrdiff_t>(from), ids_.begin() + static_cast<std::ptrdiff_t>(length)},
@@ -127,9 +119,9 @@ uint64_t Session::set(const Prompt& prompt, const Progress& progress) {
   // The last token is always run, so that its logits exist.
   common = outside_images(prompt.images, std::min<uint64_t>(common, ids.empty() ? 0 : ids.size() - 1));
   if (common < ids_.size()) {
-    if (!cache_.truncate(common)) {
+    if (!sequence_->truncate(common)) {
       common = 0;
-      cache_.truncate(0);
+      sequence_->truncate(0);
     }
     keep(common);
   }
@@ -142,7 +134,7 @@ uint64_t Session::set(const Prompt& prompt, const Progress& progress) {
 
 std::span<const float> Session::logits() {
   if (ids_.empty()) throw Error(ErrorCode::kInvalidArgument, "there are no logits before the first token");
-  if (!logits_ready_) model_->transformer().logits(engine_.compute(), hidden_.data(), 1, logits_.data());
+  if (!logits_ready_) sequence_->last_logits(logits_.data());
   logits_ready_ = true;
   return logits_;
 }

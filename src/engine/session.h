@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/prompt.h"
 #include "model/model.h"
+#include "model/sequence.h"
 
 namespace hlwq {
 
@@ -28,16 +29,16 @@ class Session {
   /// Throws Error(kInvalidArgument) for a context beyond the model's, kOutOfMemory.
   Session(std::shared_ptr<const Model> model, Engine& engine, const SessionOptions& options = {});
   /// A fork: goes on by itself from what was fed so far. Copies the part of the cache that is in use.
-  Session(const Session&) = default;
+  Session(const Session& other);
 
   const Model& model() const { return *model_; }
-  uint64_t context() const { return cache_.context(); }
+  uint64_t context() const { return sequence_->context(); }
   const std::vector<int32_t>& ids() const { return ids_; }            ///< every token fed so far
   const std::vector<PromptImage>& images() const { return images_; }  ///< every image fed so far
-  uint64_t max_chunk() const { return cache_.max_chunk(); }           ///< tokens of one pass at most
-  uint64_t kv_bytes() const { return cache_.allocated_bytes(); }
+  uint64_t max_chunk() const { return sequence_->max_chunk(); }       ///< tokens of one pass at most
+  uint64_t kv_bytes() const { return sequence_->kv_bytes(); }
   /// Cache, activations and logits: what info's plan calls kv and scratch.
-  uint64_t scratch_bytes() const;
+  uint64_t scratch_bytes() const { return sequence_->scratch_bytes(); }
 
   /// Appends tokens. Throws Error(kContextFull) before anything is run when they don't fit, and
   /// kInvalidArgument for an image larger than max_chunk(). Interrupted (kCancelled) between chunks: what was
@@ -62,16 +63,11 @@ class Session {
   void keep(uint64_t length);
 
   std::shared_ptr<const Model> model_;
-  Engine& engine_;
-  KvCache cache_;
-  Workspace workspace_;
+  std::unique_ptr<Sequence> sequence_;
   std::vector<int32_t> ids_;
-  std::vector<PromptImage> images_;     // ascending
-  std::vector<float> hidden_, logits_;  // of the last token
+  std::vector<PromptImage> images_;  // ascending
+  std::vector<float> logits_;        // of the last token
   bool logits_ready_ = false;
 };
-
-/// The context that SessionOptions{} gets.
-uint64_t default_context(const ModelSpec& spec, uint64_t chunk, const KvSettings& kv);
 
 }  // namespace hlwq

@@ -45,14 +45,15 @@ TokenScore score(std::span<const float> logits, std::span<const float> base, int
 class Evaluator::Runner {
  public:
   Runner(const Model& model, Engine& engine, uint64_t window, const KvSettings& kv)
-      : model_(model), engine_(engine), cache_(model.spec(), window, window, kv) {}
+      : model_(model), sequence_(engine.sequence(model, window, window, kv)) {}
 
   // Final hidden states of every position of the window.
   void read(std::span<const int32_t> ids) {
     const auto start = std::chrono::steady_clock::now();
-    cache_.truncate(0);
-    const auto states = model_.transformer().forward(engine_.compute(), cache_, ids, workspace_);
-    hidden_.assign(states.begin(), states.end());
+    sequence_->truncate(0);
+    sequence_->forward(ids);
+    hidden_.resize(ids.size() * model_.spec().hidden);
+    sequence_->states(0, ids.size(), hidden_.data());
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
@@ -64,8 +65,7 @@ class Evaluator::Runner {
   std::span<float> logits(uint64_t first, uint64_t rows) {
     const auto start = std::chrono::steady_clock::now();
     logits_.resize(kLogitRows * model_.spec().vocab);
-    model_.transformer().logits(engine_.compute(), hidden_.data() + first * model_.spec().hidden, rows,
-                                logits_.data());
+    sequence_->logits(hidden_.data() + first * model_.spec().hidden, rows, logits_.data());
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return {logits_.data(), rows * model_.spec().vocab};
   }
@@ -74,9 +74,7 @@ class Evaluator::Runner {
 
  private:
   const Model& model_;
-  Engine& engine_;
-  KvCache cache_;
-  Workspace workspace_;
+  std::unique_ptr<Sequence> sequence_;
   std::vector<float> hidden_, logits_;
   double seconds_ = 0;
 };

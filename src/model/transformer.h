@@ -45,6 +45,19 @@ class Transformer {
 
   const ModelSpec& spec() const { return spec_; }
 
+  /// A layer's weights; what the model does not have is empty.
+  struct Layer {
+    Weight q, k, v, o, gate, up, down;
+    std::vector<float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    std::vector<float> input_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
+    std::optional<Experts> experts;
+    float scalar = 1;
+  };
+  const std::vector<Layer>& layers() const { return layers_; }
+  const Weight& embedding() const { return embedding_; }
+  const Weight& lm_head() const { return lm_head_; }
+  const std::vector<float>& final_norm() const { return final_norm_; }
+
   /// Runs `ids` (at most cache.max_chunk()) at positions cache.length().. and stores their keys and values.
   /// Returns the final normed hidden states, [ids.size(), hidden], valid until the workspace is used again.
   /// `images`: ascending, without overlap, each whole: its tokens see each other on sliding layers where the
@@ -68,13 +81,6 @@ class Transformer {
   void logits(const Compute& compute, const float* hidden, uint64_t rows, float* out) const;
 
  private:
-  struct Layer {
-    Weight q, k, v, o, gate, up, down;
-    std::vector<float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
-    std::vector<float> input_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
-    std::optional<Experts> experts;
-    float scalar = 1;
-  };
   void attention_block(const Compute& compute, KvCache& cache, uint64_t layer, uint64_t tokens,
                        Workspace& ws) const;
   void mlp_block(const Compute& compute, uint64_t layer, uint64_t tokens, Workspace& ws) const;

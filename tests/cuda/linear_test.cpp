@@ -274,7 +274,7 @@ TEST_F(LinearTest, HeadSteps) {
                .heads = heads,
                .kv_heads = kv,
                .head_dim = dim,
-               .stride = stride,
+               .q_stride = stride, .kv_stride = stride,
                .q = dx.as<float>(),
                .k = dx.as<float>() + heads * dim,
                .v = dx.as<float>() + (heads + kv) * dim,
