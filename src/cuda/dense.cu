@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint64_t kRowAlignment = 16;  // bytes: what one thread loads at once
 // Up to this many tokens the weights are the whole cost, and reading them once is best.
-constexpr uint64_t kFewTokens = 4;
+constexpr uint32_t kFewTokens = 4;
 // Floats that pass through host memory at a time on the way to the GPU.
 constexpr uint64_t kStagedFloats = uint64_t{1} << 20;
 constexpr int kThreads = 128;
@@ -157,26 +157,25 @@ __device__ void load_x(const float* x, uint64_t c, uint64_t cols, bool vectors, 
   }
 }
 
-// A block owns kRowsPerBlock rows for all tokens; its threads take turns along the columns, so that every
-// thread has several loads of weights in flight and each value of x serves several rows.
+// The products of kRowsPerBlock rows, `step` 16-byte words apart, with some tokens, on all threads of a
+// block, which take turns along the columns: every thread has several loads of weights in flight, and each
+// value of x serves several rows. Thread r * kTokens + t returns the one of row r and token t; others return
+// nothing useful. `last`: the last row that there is, those after it count as itself.
 template <DenseType kType, int kTokens>
-__global__ void __launch_bounds__(kThreads)
-    few_tokens_kernel(const void* __restrict__ data, uint64_t rows, uint64_t cols, uint64_t pitch,
-                      const float* __restrict__ x, bool vectors, float* __restrict__ y) {
+__device__ float dot_rows(const uint4* rows, uint64_t step, uint64_t last, uint64_t cols,
+                          const float* const (&x)[kTokens], bool vectors) {
   constexpr int kCount = Lanes<kType>::kCount, kSums = kRowsPerBlock * kTokens;
-  const uint64_t first = uint64_t{blockIdx.x} * kRowsPerBlock;
   const uint4* row[kRowsPerBlock];
 #pragma unroll
-  for (int r = 0; r < kRowsPerBlock; ++r)  // past the last row: its sums are not stored
-    row[r] = static_cast<const uint4*>(data) + min(first + r, rows - 1) * (pitch / kCount);
+  for (int r = 0; r < kRowsPerBlock; ++r) row[r] = rows + min(static_cast<uint64_t>(r), last) * step;
   float sum[kSums] = {};
-  for (uint64_t i = threadIdx.x; i < pitch / kCount; i += kThreads) {
+  for (uint64_t i = threadIdx.x; i < step; i += kThreads) {
     uint4 raw[kRowsPerBlock];
 #pragma unroll
     for (int r = 0; r < kRowsPerBlock; ++r) raw[r] = __ldcs(row[r] + i);
     float in[kTokens][kCount];
 #pragma unroll
-    for (int t = 0; t < kTokens; ++t) load_x<kCount>(x + t * cols, i * kCount, cols, vectors, in[t]);
+    for (int t = 0; t < kTokens; ++t) load_x<kCount>(x[t], i * kCount, cols, vectors, in[t]);
 #pragma unroll
     for (int r = 0; r < kRowsPerBlock; ++r) {
       float w[kCount];
@@ -191,26 +190,64 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int s = 0; s < kSums; ++s) {
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) sum[s] += __shfl_xor_sync(0xffffffffu, sum[s], step);
+    for (int i = 16; i > 0; i /= 2) sum[s] += __shfl_xor_sync(0xffffffffu, sum[s], i);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32][s] = sum[s];
   }
   __syncthreads();
-  if (threadIdx.x < kSums) {
-    float total = 0;
+  float total = 0;
+  if (threadIdx.x < kSums)
 #pragma unroll
     for (int warp = 0; warp < kThreads / 32; ++warp) total += partial[warp][threadIdx.x];
-    const uint64_t r = first + threadIdx.x / kTokens;
-    if (r < rows) y[threadIdx.x % kTokens * rows + r] = total;
+  return total;
+}
+
+template <DenseType kType, int kTokens>
+__global__ void __launch_bounds__(kThreads)
+    few_tokens_kernel(DenseView w, const float* __restrict__ x, bool vectors, float* __restrict__ y) {
+  const uint64_t first = uint64_t{blockIdx.x} * kRowsPerBlock, step = w.pitch / Lanes<kType>::kCount;
+  const float* in[kTokens];
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) in[t] = x + t * w.cols;
+  const float total = dot_rows<kType, kTokens>(static_cast<const uint4*>(w.data) + first * step, step,
+                                               w.rows - 1 - first, w.cols, in, vectors);
+  const uint64_t r = first + threadIdx.x / kTokens;
+  if (threadIdx.x < kRowsPerBlock * kTokens && r < w.rows) y[threadIdx.x % kTokens * w.rows + r] = total;
+}
+
+// The same for a tile of tokens of one matrix of a stack, kFewTokens of them at a time.
+template <DenseType kType>
+__global__ void __launch_bounds__(kThreads)
+    grouped_kernel(DenseView w, uint64_t rows_each, const float* __restrict__ x, bool vectors,
+                   const LinearGroups groups, float* __restrict__ y) {
+  if (blockIdx.y >= *groups.n_tiles) return;
+  const LinearGroups::Tile tile = groups.tiles[blockIdx.y];
+  const uint64_t first = uint64_t{blockIdx.x} * kRowsPerBlock, step = w.pitch / Lanes<kType>::kCount;
+  const uint4* rows = static_cast<const uint4*>(w.data) + (tile.matrix * rows_each + first) * step;
+  for (uint32_t t = 0; t < tile.count; t += kFewTokens) {
+    const float* in[kFewTokens];
+#pragma unroll
+    for (uint32_t i = 0; i < kFewTokens; ++i) {
+      const uint32_t at = tile.first + min(t + i, tile.count - 1);
+      in[i] = x + (groups.inputs ? groups.inputs[at] / groups.inputs_each : at) * w.cols;
+    }
+    const float total = dot_rows<kType, kFewTokens>(rows, step, rows_each - 1 - first, w.cols, in, vectors);
+    const uint64_t r = first + threadIdx.x / kFewTokens, i = t + threadIdx.x % kFewTokens;
+    if (threadIdx.x < kRowsPerBlock * kFewTokens && r < rows_each && i < tile.count)
+      y[(tile.first + i) * rows_each + r] = total;
+    __syncthreads();  // dot_rows uses its shared memory again
   }
+}
+
+// Whether all rows of x start at multiples of 16 bytes.
+bool takes_vectors(const DenseView& w, const float* x) {
+  return w.cols % 4 == 0 && reinterpret_cast<uintptr_t>(x) % kRowAlignment == 0;
 }
 
 template <DenseType kType>
 void few_tokens(const DenseView& w, const float* x, uint64_t tokens, float* y, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(narrow(ceil_div(w.rows, kRowsPerBlock), "rows"));
-  const bool vectors = w.cols % 4 == 0 && reinterpret_cast<uintptr_t>(x) % kRowAlignment == 0;
-  const auto launch = [&](auto kernel) {
-    kernel<<<blocks, kThreads, 0, stream>>>(w.data, w.rows, w.cols, w.pitch, x, vectors, y);
-  };
+  const bool vectors = takes_vectors(w, x);
+  const auto launch = [&](auto kernel) { kernel<<<blocks, kThreads, 0, stream>>>(w, x, vectors, y); };
   switch (tokens) {
     case 1:
       launch(few_tokens_kernel<kType, 1>);
@@ -287,6 +324,8 @@ DenseMatrix::DenseMatrix(std::span<const Weight> stack, const std::string& what)
     upload(w, view_, to);
     to += w.rows() * view_.pitch * element_bytes(view_.type);
   }
+  // A copy may return before it has arrived, and streams that do not wait for the default one are to use it.
+  cuda::check(cudaStreamSynchronize(nullptr), "copying weights to the GPU");
 }
 
 Cublas::Cublas() : workspace_(workspace_for_device(), "cuBLAS") {
@@ -339,6 +378,17 @@ void dense_linear(Cublas& cublas, const DenseView& w, const float* x, uint64_t t
   check_launch("splitting an input into BF16 parts");
   cublas.multiply(w, low, w.pitch, tokens, 0, y, stream);
   cublas.multiply(w, high, w.pitch, tokens, 1, y, stream);
+}
+
+void dense_grouped(const DenseView& stack, uint64_t rows_each, const float* x, const LinearGroups& groups,
+                   uint64_t max_tiles, float* y, cudaStream_t stream) {
+  if (rows_each == 0 || max_tiles == 0) return;
+  const dim3 grid(static_cast<unsigned>(ceil_div(rows_each, kRowsPerBlock)),
+                  static_cast<unsigned>(max_tiles));
+  const auto kernel =
+      stack.type == DenseType::kBF16 ? grouped_kernel<DenseType::kBF16> : grouped_kernel<DenseType::kF32>;
+  kernel<<<grid, kThreads, 0, stream>>>(stack, rows_each, x, takes_vectors(stack, x), groups, y);
+  check_launch("products with the plain matrices of experts");
 }
 
 void dense_rows(const DenseView& w, const int32_t* ids, uint64_t tokens, float scale, float* out,

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "cuda/linear_kernels.h"
 #include "cuda/runtime.h"
 #include "ops/linear.h"
 
@@ -79,6 +80,11 @@ uint64_t dense_scratch_bytes(DenseType type, uint64_t cols, uint64_t tokens);
 /// once the same call has run outside a capture (cuBLAS loads its kernels on first use).
 void dense_linear(Cublas& cublas, const DenseView& w, const float* x, uint64_t tokens, float* y,
                   void* scratch, cudaStream_t stream);
+
+/// The same for tokens that want different matrices of a stack, `rows_each` rows each (linear_kernels.h): y
+/// [outputs, rows_each]. `max_tiles`: at least *groups.n_tiles, at most 65535.
+void dense_grouped(const DenseView& stack, uint64_t rows_each, const float* x, const LinearGroups& groups,
+                   uint64_t max_tiles, float* y, cudaStream_t stream);
 
 /// out [tokens, w.cols] = scale * rows ids[t] of w. ids lie in device memory; one that is no row of w gives
 /// zeros. Asynchronous on `stream`.

@@ -53,6 +53,14 @@ void run(LinearCall call, const HlwqFormat& f, const LookupTables& tables, uint6
   }
 }
 
+void check_fit(const DeviceMatrix& w, const DeviceActivations& x) {
+  if (w.cols != x.cols || w.format.block != x.block)
+    throw Error(ErrorCode::kInvalidArgument, "a matrix of " + std::to_string(w.cols) +
+                                                 " columns in blocks of " + std::to_string(w.format.block) +
+                                                 " cannot take activations of " + std::to_string(x.cols) +
+                                                 " in blocks of " + std::to_string(x.block));
+}
+
 }  // namespace
 
 LinearResources linear_resources(int device) {
@@ -70,12 +78,7 @@ uint64_t linear_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols) {
 
 void linear(const DeviceActivations& x, std::span<const DeviceTask> tasks, const LinearResources& resources,
             cudaStream_t stream) {
-  for (const DeviceTask& task : tasks)
-    if (task.weight.cols != x.cols || task.weight.format.block != x.block)
-      throw Error(ErrorCode::kInvalidArgument,
-                  "a matrix of " + std::to_string(task.weight.cols) + " columns in blocks of " +
-                      std::to_string(task.weight.format.block) + " cannot take activations of " +
-                      std::to_string(x.cols) + " in blocks of " + std::to_string(x.block));
+  for (const DeviceTask& task : tasks) check_fit(task.weight, x);
   for (size_t i = 0; i < tasks.size();) {
     const DeviceMatrix& w = tasks[i].weight;
     LinearCall call = make_call(x, w.format, *w.tables);
@@ -87,6 +90,24 @@ void linear(const DeviceActivations& x, std::span<const DeviceTask> tasks, const
     }
     run(call, w.format, *w.tables, x.tokens, resources, stream);
   }
+}
+
+bool has_grouped_kernel(const HlwqFormat& f) {
+  return f.granule() == 128 && f.bits <= 6 && f.lags <= (f.bits <= 4 ? 3 : 2);
+}
+
+void linear_grouped(const DeviceActivations& x, const DeviceMatrix& stack, uint64_t rows_each,
+                    const LinearGroups& groups, uint64_t max_tiles, uint64_t tile_tokens, float* y,
+                    cudaStream_t stream) {
+  check_fit(stack, x);
+  if (!has_grouped_kernel(stack.format))
+    throw Error(ErrorCode::kUnsupported,
+                "the GPU has no kernel for experts in " + format_label(stack.format) + " with blocks of " +
+                    std::to_string(stack.format.block) + "; run this model with --device cpu");
+  if (max_tiles == 0 || rows_each == 0) return;
+  LinearCall call = make_call(x, stack.format, *stack.tables);
+  call.parts[call.n_parts++] = {stack.codes, stack.norms, y, rows_each, static_cast<uint32_t>(rows_each), 0};
+  launch_grouped(call, stack.format.bits, stack.format.lags, groups, max_tiles, tile_tokens, stream);
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "cuda/linear_kernels.h"
 #include "cuda/matrix.h"
 
 namespace hlwq::cuda {
@@ -35,6 +36,15 @@ uint64_t linear_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols);
 /// Error(kInvalidArgument) when a weight's block or cols differ from the activations'.
 void linear(const DeviceActivations& x, std::span<const DeviceTask> tasks, const LinearResources& resources,
             cudaStream_t stream);
+
+/// Whether linear_grouped() has a kernel for a format.
+bool has_grouped_kernel(const HlwqFormat& format);
+/// The same for tokens that want different matrices of a stack, `rows_each` rows each: y [outputs,
+/// rows_each]. `max_tiles`: at least *groups.n_tiles, at most 65535; tile_tokens: 8 or 32. Throws
+/// Error(kUnsupported) for formats without a kernel.
+void linear_grouped(const DeviceActivations& x, const DeviceMatrix& stack, uint64_t rows_each,
+                    const LinearGroups& groups, uint64_t max_tiles, uint64_t tile_tokens, float* y,
+                    cudaStream_t stream);
 
 /// out[t, :] = scale * row ids[t] of w, decoded and rotated back. ids: device [tokens]; out: device [tokens,
 /// cols].

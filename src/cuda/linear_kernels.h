@@ -50,6 +50,20 @@ struct LinearCall {
 #endif
 };
 
+/// Tokens that want different matrices of one stack (experts), grouped by matrix; all in device memory, made
+/// by the GPU itself.
+struct LinearGroups {
+  /// A few tokens of one matrix: outputs first .. first + count.
+  struct Tile {
+    uint32_t matrix, first, count;
+  };
+  const Tile* tiles = nullptr;
+  const uint32_t* n_tiles = nullptr;
+  /// Output i reads input inputs[i] / inputs_each, or, where this is null, input i.
+  const uint32_t* inputs = nullptr;
+  uint32_t inputs_each = 1;
+};
+
 /// Calls run.operator()<bits, lags>() for the formats that PRMT kernels know: 2..6 bits with 1 to 3 lags.
 /// False for others.
 template <typename Run>
@@ -81,6 +95,10 @@ void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int mu
                    cudaStream_t stream);
 void launch_table(LinearCall& call, const LookupTables& tables, uint64_t tokens, cudaStream_t stream);
 void launch_batch(LinearCall& call, int bits, int lags, uint64_t tokens, cudaStream_t stream);
+/// Parts are stacks of matrices of `rows` rows each. `max_tiles`: at least *groups.n_tiles; tile_tokens: 8 or
+/// 32, at least every tile's count. Granules of 128 codes, formats of dispatch_format only.
+void launch_grouped(LinearCall& call, int bits, int lags, const LinearGroups& groups, uint64_t max_tiles,
+                    uint64_t tile_tokens, cudaStream_t stream);
 /// False, and nothing is done, when the format, the device (its shared memory a block) or the scratch does
 /// not allow it.
 bool launch_matrix(LinearCall& call, const HlwqFormat& format, const LookupTables& tables, uint64_t tokens,

@@ -186,6 +186,7 @@ CudaVisionTower::CudaVisionTower(const VisionTower& tower) : tower_(tower) {
   vectors_ = Buffer(packed.size() * sizeof(float), "the image encoder's norms");
   check(cudaMemcpy(vectors_.as<float>(), packed.data(), vectors_.bytes(), cudaMemcpyHostToDevice),
         "copying the image encoder's norms");
+  check(cudaStreamSynchronize(nullptr), "copying the image encoder's norms");
   weight_bytes_ = vectors_.bytes() + patch_projection_.bytes() + projection_.bytes();
 
   size_t next = 0;
