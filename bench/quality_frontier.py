@@ -72,7 +72,9 @@ class Frontier:
             return variant, "other"
         target = self.args.work / variant
         if not target.exists():
-            calibrate = ["--calibrate", self.args.calibrate] if variant.endswith("+cal") else []
+            calibrate = []
+            if variant.endswith("+cal"):
+                calibrate = ["--calibrate", self.args.calibrate, "--calibration-tokens", self.args.calibration_tokens]
             run([self.args.hlwq, "quantize", self.args.source, "-o", target, *options[0], *calibrate])
         return target, options[1]
 
@@ -163,6 +165,7 @@ def main():
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--variants", default=USUAL, help="comma-separated; 'usual', 'calibrated' and 'allocated' stand for lists")
     parser.add_argument("--calibrate", default="builtin", help="what --calibrate gets for variants with +cal")
+    parser.add_argument("--calibration-tokens", type=int, default=32768)
     parser.add_argument("--chunk", type=int, default=4, help="variants measured in one pass over the base")
     parser.add_argument("--draw", metavar="PROGRAM", help="draw_chart (built with -DHLWQ_BENCH=ON), for WORK/frontier.svg")
     parser.add_argument("--report-only", action="store_true")

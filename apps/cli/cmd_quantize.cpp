@@ -71,6 +71,7 @@ OrderedJson to_json(const QuantizeResult& result) {
     entry["block"] = t.block;
     entry["lags"] = t.lags;
     entry["bytes"] = t.bytes;
+    entry["elements"] = t.elements;
     if (!t.note.empty()) entry["note"] = t.note;
     tensors.push_back(std::move(entry));
   }
@@ -187,6 +188,9 @@ class Quantize : public Command {
         items.push_back({t.name, t.rows(), t.cols(), d.format->block, 0});
         weights += t.elements();
       }
+    // Measuring takes long: a budget that cannot be met is better said before.
+    const int lags = static_cast<int>(lags_.value_or(2));
+    const uint64_t budget = byte_budget(model->source(), options, items, weights, lags);
     const std::map<std::string, double> sensitivity = sensitivities(*model, options.policy);
     for (AllocationItem& item : items) {
       const auto it = sensitivity.find(item.name);
@@ -195,20 +199,6 @@ class Quantize : public Command {
                     sensitivity_ + " says nothing of " + item.name +
                         ": it was measured on another model; remove it to measure anew");
       item.sensitivity = it->second;
-    }
-    const int lags = static_cast<int>(lags_.value_or(2));
-    uint64_t budget = 0;
-    if (bpw_) {
-      if (!(*bpw_ > 0 && *bpw_ <= 16)) throw UsageError("--bpw goes from 2 to 8 and some");
-      budget = static_cast<uint64_t>(*bpw_ / 8 * static_cast<double>(weights));
-    } else {
-      // What is written besides: kept tensors, and the tables of every format that may be chosen.
-      const uint64_t total = parse_bytes(size_);
-      const uint64_t other = fixed_bytes(model->source(), options, items, lags);
-      if (total <= other)
-        throw UsageError("--size " + size_ + ": the tensors that are kept as they are take " +
-                         format_bytes(other));
-      budget = total - other;
     }
     const Allocation allocation = allocate(items, lags, budget);
     const double rate = 8 * static_cast<double>(allocation.bytes) / static_cast<double>(weights);
@@ -225,6 +215,26 @@ class Quantize : public Command {
     }
     std::fprintf(stderr, "hlwq: %s bits per weight over %zu tensors, predicted KL %s nats per token\n",
                  fixed(rate, 3).c_str(), items.size(), fixed(allocation.predicted_kl, 4).c_str());
+  }
+
+  /// What --bpw or --size leave for the items' codes and norms.
+  uint64_t byte_budget(const ModelSource& source, const QuantizeOptions& options,
+                       const std::vector<AllocationItem>& items, uint64_t weights, int lags) const {
+    const auto [least, most] = allocation_range(items, lags);
+    const uint64_t other = fixed_bytes(source, options, items, lags);
+    const double given = bpw_ ? *bpw_ / 8 * static_cast<double>(weights)
+                              : static_cast<double>(parse_bytes(size_)) - static_cast<double>(other);
+    // More bytes than 8 bits everywhere take are left over; a rate that high must be a slip.
+    if (given < static_cast<double>(least) || (bpw_ && *bpw_ > 9)) {
+      const auto rate = [&](uint64_t bytes) {
+        return fixed(8 * static_cast<double>(bytes) / static_cast<double>(weights), 3);
+      };
+      throw UsageError((bpw_ ? "--bpw " + fixed(*bpw_, 3) : "--size " + size_) +
+                       ": this model goes from --bpw " + rate(least) + " to " + rate(most) +
+                       ", which is --size " + std::to_string(least + other) + " to " +
+                       std::to_string(most + other));
+    }
+    return static_cast<uint64_t>(given);
   }
 
   /// Bytes of everything that is not one of `items`, with every table that a choice may need.

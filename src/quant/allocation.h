@@ -28,14 +28,21 @@ uint64_t item_bytes(const AllocationItem& item, const HlwqFormat& format);
 /// tables.
 std::vector<HlwqFormat> allocation_formats(int lags);
 
+/// Bytes of all items in the smallest and in the largest format.
+struct AllocationRange {
+  uint64_t least = 0, most = 0;
+};
+AllocationRange allocation_range(const std::vector<AllocationItem>& items, int lags);
+
 struct Allocation {
   std::vector<HlwqFormat> formats;  ///< one an item
   uint64_t bytes = 0;
   double predicted_kl = 0;  ///< sum of sensitivity times expected_mse
 };
 
-/// Steps along each item's convex hull in order of damage saved per byte, as long as they fit. Throws
-/// Error(kInvalidArgument) with the smallest and largest size when `budget` is below the smallest.
+/// For every format of the largest item, steps along each other item's convex hull in order of damage saved
+/// per byte, as long as they fit; the best of these. Throws Error(kInvalidArgument) with the smallest and
+/// largest size when `budget` is below the smallest.
 Allocation allocate(const std::vector<AllocationItem>& items, int lags, uint64_t budget);
 
 /// The choice as a policy file (policy.h), one rule a tensor; `about` says how it came about.
