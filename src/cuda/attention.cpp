@@ -28,14 +28,18 @@ void validate(const AttentionPlan& plan) {
 /// Parts that keys are cut into, so that blocks come in whole waves; known without the device, as graphs and
 /// scratch need it.
 uint64_t splits(const AttentionPlan& plan, int multiprocessors) {
-  const bool decode = decode_fits(plan);
   const uint64_t rows = plan.tokens * (plan.heads / plan.layout.kv_heads);
-  const uint64_t tiles = decode ? static_cast<uint64_t>(decode_head_tiles(plan)) : ceil_div(rows, kFloatRows);
+  uint64_t tiles = ceil_div(rows, kFloatRows), per_multiprocessor = kBlocksPerMultiprocessor;
+  if (decode_fits(plan)) {
+    tiles = static_cast<uint64_t>(decode_head_tiles(plan));
+    per_multiprocessor = static_cast<uint64_t>(decode_blocks_per_multiprocessor(plan));
+  } else if (prefill_fits(plan)) {
+    tiles = ceil_div(rows, kPrefillRows);
+    per_multiprocessor = plan.layout.head_dim > 256 ? 1 : 2;
+  }
   const uint64_t blocks = plan.sequences * plan.layout.kv_heads * tiles;
-  const uint64_t per_sm =
-      decode ? static_cast<uint64_t>(decode_blocks_per_multiprocessor(plan)) : kBlocksPerMultiprocessor;
   const uint64_t sees = plan.window ? std::min(plan.context, plan.window + plan.tokens - 1) : plan.context;
-  const uint64_t wanted = per_sm * static_cast<uint64_t>(multiprocessors) / blocks;
+  const uint64_t wanted = per_multiprocessor * static_cast<uint64_t>(multiprocessors) / blocks;
   return std::clamp<uint64_t>(std::min(wanted, ceil_div(sees, kKeysPerSplit)), 1, 256);
 }
 
@@ -75,13 +79,18 @@ void attention(const AttentionPlan& plan, const AttentionSequences& sequences, c
   a.sinks = static_cast<int>(l.sinks);
   a.scale = plan.scale;
   a.tables = tables;
-  int device = 0, major = 0;
+  int device = 0, major = 0, shared_bytes = 0;
   check(cudaGetDevice(&device), "asking for the device");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
+  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for the device");
+  const int kv_heads = static_cast<int>(l.kv_heads);
   if (major >= 8 && decode_fits(plan))
-    launch_decode(a, static_cast<int>(l.kv_heads), stream);
+    launch_decode(a, kv_heads, stream);
+  else if (major >= 8 && prefill_fits(plan))
+    launch_prefill(a, kv_heads, shared_bytes, stream);
   else
-    launch_float(a, static_cast<int>(l.kv_heads), stream);
+    launch_float(a, kv_heads, stream);
   launch_merge(a, stream);
 }
 

@@ -35,6 +35,12 @@ int decode_head_tiles(const AttentionPlan& plan);
 int decode_blocks_per_multiprocessor(const AttentionPlan& plan);
 void launch_decode(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
 
+/// The tensor core kernels of many tokens: attention_prefill.cu. Of compute capability 8.0 on;
+/// `shared_bytes`: what a block may have.
+constexpr int kPrefillRows = 64;
+bool prefill_fits(const AttentionPlan& plan);
+void launch_prefill(const AttentionArgs& args, int kv_heads, int shared_bytes, cudaStream_t stream);
+
 /// The kernel for every form and head size, in float: attention_float.cu.
 void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
 /// out = the splits' outputs merged by their log-sum-exp, rotated back where values are coded. With one split
