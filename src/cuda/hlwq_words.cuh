@@ -42,33 +42,33 @@ struct LaneCodes {
   uint32_t signs[kBits == 5 ? 2 : kBits == 3 ? 2 : 1];  // 3 and 5 bits: the plane of 1 bit, as sign bytes
 };
 
-/// Loads lane `l`'s share of the granule at `g`. kWide: granules of 128 codes, 16-byte aligned; else granules
-/// of `size` codes, 4-byte aligned.
+/// Loads lane `l`'s share of the granule at `g`, in global or shared memory. kWide: granules of 128 codes,
+/// 16-byte aligned; else granules of `size` codes, 4-byte aligned.
 template <int kBits, bool kWide>
 __device__ __forceinline__ LaneCodes<kBits> load_codes(const uint8_t* g, int l, int granule) {
   LaneCodes<kBits> c;
   const int size = kWide ? 128 : granule;
   if constexpr (kBits >= 4) {
     if constexpr (kWide) {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(g) + l);
+      const uint4 v = reinterpret_cast<const uint4*>(g)[l];
       c.nibbles[0] = v.x, c.nibbles[1] = v.y, c.nibbles[2] = v.z, c.nibbles[3] = v.w;
     } else {
-      for (int j = 0; j < 4; ++j) c.nibbles[j] = __ldg(reinterpret_cast<const uint32_t*>(g) + 4 * l + j);
+      for (int j = 0; j < 4; ++j) c.nibbles[j] = reinterpret_cast<const uint32_t*>(g)[4 * l + j];
     }
   } else {
     if constexpr (kWide) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(g) + l);
+      const uint2 v = reinterpret_cast<const uint2*>(g)[l];
       c.nibbles[0] = v.x, c.nibbles[1] = v.y;
     } else {
-      for (int j = 0; j < 2; ++j) c.nibbles[j] = __ldg(reinterpret_cast<const uint32_t*>(g) + 2 * l + j);
+      for (int j = 0; j < 2; ++j) c.nibbles[j] = reinterpret_cast<const uint32_t*>(g)[2 * l + j];
     }
   }
   if constexpr (kBits == 5) {
     // Codes 16 l .. 16 l + 15 and those half a granule on. A sign byte pair, and the pair one bit on in the
     // upper half.
     const uint8_t* s = g + size / 2;
-    const uint32_t a = __ldg(reinterpret_cast<const uint16_t*>(s) + l);
-    const uint32_t b = __ldg(reinterpret_cast<const uint16_t*>(s + size / 16) + l);
+    const uint32_t a = reinterpret_cast<const uint16_t*>(s)[l];
+    const uint32_t b = reinterpret_cast<const uint16_t*>(s + size / 16)[l];
     for (int h = 0; h < 2; ++h) {
       const uint32_t ab = prmt(a, b, h ? 0x2251 : 0x2240);  // byte 2 is zero
       c.signs[h] = ab | ab << 15;
@@ -77,7 +77,7 @@ __device__ __forceinline__ LaneCodes<kBits> load_codes(const uint8_t* g, int l, 
   if constexpr (kBits == 3) {
     const uint8_t* s = g + size / 4;
     for (int h = 0; h < 2; ++h) {
-      const uint32_t a = __ldg(s + h * (size / 32) + l), b = __ldg(s + size / 16 + h * (size / 32) + l);
+      const uint32_t a = s[h * (size / 32) + l], b = s[size / 16 + h * (size / 32) + l];
       const uint32_t ab = a | b << 8;
       c.signs[h] = ab | ab << 15;
     }
@@ -85,14 +85,14 @@ __device__ __forceinline__ LaneCodes<kBits> load_codes(const uint8_t* g, int l, 
   if constexpr (kBits == 6) {
     const uint8_t* s = g + size / 2;
     if constexpr (kWide) {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(s) + (l & 1));
+      const uint4 v = reinterpret_cast<const uint4*>(s)[l & 1];
       const int shift = l & 2;
       c.pairs[0] = v.x >> shift, c.pairs[1] = v.y >> shift, c.pairs[2] = v.z >> shift,
       c.pairs[3] = v.w >> shift;
     } else {
       for (int j = 0; j < 4; ++j) {
         const int code = 16 * l + 4 * j, quarter = size / 4;
-        c.pairs[j] = __ldg(reinterpret_cast<const uint32_t*>(s + code % quarter)) >> (2 * (code / quarter));
+        c.pairs[j] = *reinterpret_cast<const uint32_t*>(s + code % quarter) >> (2 * (code / quarter));
       }
     }
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/hlwq_words.cuh"
 #include "cuda/linear_kernels.h"
 #include "cuda/tensor_core.cuh"
@@ -97,26 +98,6 @@ __global__ void tokens_kernel(const float2* scale_sum, uint32_t tokens, float of
   if (t >= slab.tokens_padded) return;
   const float2 s = scale_sum[static_cast<uint64_t>(min(t, tokens - 1)) * slab.granules + g];
   slab.tokens[static_cast<uint64_t>(g) * slab.tokens_padded + t] = make_float2(s.x, offset * s.y);
-}
-
-__device__ __forceinline__ void copy_16(void* shared, const void* global) {
-#if __CUDA_ARCH__ >= 800
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global));
-#else
-  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
-#endif
-}
-__device__ __forceinline__ void copies_end() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;");
-#endif
-}
-template <int kPending>
-__device__ __forceinline__ void copies_wait() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
-#endif
 }
 
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const int8_t* shared) {

@@ -1,8 +1,11 @@
-// One token: integer dot products on the codes, at the speed of memory. A warp takes kRows rows over all
-// columns, or, where a matrix has too few rows to fill the GPU, the warps of a block share rows and split the
-// columns.
+// One token: integer dot products on the codes, at the speed of memory. Warps stay for the whole call and
+// take one group of rows after another; what they need next is on its way to shared memory while they
+// compute. Where a matrix has few rows, several warps share a group and split its columns.
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
+#include "cuda/async_copy.cuh"
 #include "cuda/hlwq_words.cuh"
 #include "cuda/linear_kernels.h"
 
@@ -11,45 +14,18 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 
-template <int kBits, int kLags, bool kWide, int kRows, int kSplit>
-__global__ void __launch_bounds__(kThreads) vector_kernel(const __grid_constant__ LinearCall call) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint32_t group = blockIdx.x * (kWarps / kSplit) + warp / kSplit;
-  const LinearPart& part = call.part_of(group);
-  const uint32_t row = (group - part.first_group) * kRows;
-  const int lanes = kWide ? 4 : call.granule / 32, l = lane % lanes;
-  const uint32_t per_step = 32 / lanes, token = blockIdx.y;
-  const uint32_t granules = call.granules;
-  const uint64_t code_row = static_cast<uint64_t>(granules) * call.granule_bytes;
-  const uint32_t blocks = granules >> call.granules_shift;
+// The integer products of a lane's 32 codes in each of kRows rows with one token.
+template <int kBits, int kLags, int kRows>
+struct LaneDots {
+  int dot[kRows] = {}, low[kRows] = {};
 
-  const uint8_t* codes[kRows];
-  const uint16_t* norms[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const uint32_t at = min(row + r, part.rows - 1);
-    codes[r] = part.codes + at * code_row;
-    norms[r] = part.norms + static_cast<uint64_t>(at) * blocks;
-  }
-  const uint64_t x_row = static_cast<uint64_t>(token) * granules * call.granule;
-  float sum[kRows] = {};
-  for (uint32_t g = (warp % kSplit) * per_step + lane / lanes; g < granules; g += kSplit * per_step) {
-    LaneCodes<kBits> c[kRows];
-    float norm[kRows];
-    const uint32_t block = g >> call.granules_shift;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      c[r] = load_codes<kBits, kWide>(codes[r] + g * call.granule_bytes, l, call.granule);
-      norm[r] = __half2float(__ushort_as_half(__ldg(norms[r] + block)));
-    }
-    const float2 scale_sum = __ldg(call.scale_sum + static_cast<uint64_t>(token) * blocks + block);
-    int dot[kRows] = {}, low[kRows] = {};
+  __device__ __forceinline__ void add(const LaneCodes<kBits> (&c)[kRows], const LinearCall& call,
+                                      uint64_t x_granule, int l, int granule) {
 #pragma unroll
     for (int lag = 0; lag < kLags; ++lag) {
-      const auto* x =
-          reinterpret_cast<const uint4*>(call.q[lag] + x_row + static_cast<uint64_t>(g) * call.granule);
+      const auto* x = reinterpret_cast<const uint4*>(call.q[lag] + x_granule);
       const uint4 a = __ldg(x + first_words<kBits>(l) / 4);
-      const uint4 b = __ldg(x + second_words<kBits>(l, kWide ? 128 : call.granule) / 4);
+      const uint4 b = __ldg(x + second_words<kBits>(l, granule) / 4);
       const uint32_t xs[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -67,73 +43,192 @@ __global__ void __launch_bounds__(kThreads) vector_kernel(const __grid_constant_
         }
       }
     }
-    // The offset of every value, once a block.
-    const bool first = l == 0 && (g & ((1u << call.granules_shift) - 1)) == 0;
-    const float offset = first ? call.tables.offset * kLags * scale_sum.y : 0.0f;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      float value = static_cast<float>(dot[r]) + offset;
-      if (kBits == 6 && kLags == 1) value += static_cast<float>(low[r]) * 0x1p-7f;
-      sum[r] += norm[r] * scale_sum.x * value;
-    }
   }
+  /// With the offset of every value, which only one lane of a block adds.
+  __device__ __forceinline__ float value(int r, float offset) const {
+    const float v = static_cast<float>(dot[r]) + offset;
+    return kBits == 6 && kLags == 1 ? v + static_cast<float>(low[r]) * 0x1p-7f : v;
+  }
+};
+
+template <int kRows>
+__device__ __forceinline__ void sum_over_warp(float (&sum)[kRows]) {
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
 #pragma unroll
     for (int i = 16; i > 0; i /= 2) sum[r] += __shfl_xor_sync(0xffffffff, sum[r], i);
-  if constexpr (kSplit > 1) {
-    __shared__ float parts[kWarps][kRows];
-    if (lane == 0)
-      for (int r = 0; r < kRows; ++r) parts[warp][r] = sum[r];
-    __syncthreads();
-    if (warp % kSplit != 0) return;
+}
+
+// Granules of 128 codes. kSplit warps share a group of rows; of its steps of 8 granules each takes every
+// kSplit-th.
+template <int kBits, int kLags, int kSplit>
+__global__ void __launch_bounds__(kThreads, 4)
+    vector_kernel(const __grid_constant__ LinearCall call, uint32_t groups) {
+  constexpr int kRows = 4, kStages = 3, kGranules = 8;
+  constexpr int kPieces = kGranules * kBits;  // of 16 bytes in a row's step
+  constexpr int kGranuleBytes = 16 * kBits, kRowBytes = kGranules * kGranuleBytes;
+  __shared__ __align__(16) uint8_t memory[kWarps][kStages][kRows * kRowBytes];
+  __shared__ float parts[kWarps][kRows];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, l = lane % 4, share = warp % kSplit;
+  const uint32_t granules = call.granules, blocks = granules >> call.granules_shift;
+  const uint32_t steps = ((granules + kGranules - 1) / kGranules + kSplit - 1) / kSplit;
+  const uint32_t first_group = blockIdx.x * (kWarps / kSplit) + warp / kSplit,
+                 stride = gridDim.x * (kWarps / kSplit);
+  // As many rounds for every warp of a block, since they meet at the end of each.
+  const uint32_t rounds = (groups - blockIdx.x * (kWarps / kSplit) + stride - 1) / stride;
+  const uint64_t code_row = static_cast<uint64_t>(granules) * kGranuleBytes;
+
+  // Where the next copies come from: round, step within it, and the matrix of that round.
+  uint32_t copy_group = first_group, copy_step = 0;
+  const auto copy = [&](int stage) {
+    const uint32_t g = (copy_step * kSplit + share) * kGranules;
+    if (copy_group < groups && g < granules) {
+      const LinearPart& part = call.part_of(copy_group);
+      const uint32_t row = (copy_group - part.first_group) * kRows;
+      const int pieces = static_cast<int>(min(granules - g, static_cast<uint32_t>(kGranules))) * kBits;
+#pragma unroll
+      for (int i = 0; i < kRows * kPieces / 32; ++i) {
+        const int piece = lane + 32 * i, r = piece / kPieces, at = piece % kPieces;
+        if (at < pieces)
+          copy_16(&memory[warp][stage][r * kRowBytes + at * 16],
+                  part.codes + min(row + r, part.rows - 1) * code_row +
+                      static_cast<uint64_t>(g) * kGranuleBytes + at * 16);
+      }
+    }
+    copies_end();
+    if (++copy_step == steps) copy_step = 0, copy_group += stride;
+  };
+  for (int stage = 0; stage < kStages - 1; ++stage) copy(stage);
+
+  int stage = 0;
+  for (uint32_t round = 0; round < rounds; ++round) {
+    const uint32_t group = first_group + round * stride;
+    const bool valid = group < groups;
+    const LinearPart& part = call.part_of(group);
+    const uint32_t row = (group - part.first_group) * kRows;
+    float sum[kRows] = {};
+    for (uint32_t step = 0; step < steps; ++step) {
+      const uint32_t g = (step * kSplit + share) * kGranules + lane / 4;
+      const bool has = valid && g < granules;
+      const uint32_t block = has ? g >> call.granules_shift : 0;
+      float norm[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        norm[r] = __half2float(__ushort_as_half(
+            __ldg(part.norms + static_cast<uint64_t>(min(row + r, part.rows - 1)) * blocks + block)));
+      const float2 scale_sum = __ldg(call.scale_sum + block);
+      copies_wait<kStages - 2>();
+      __syncwarp();
+      if (has) {
+        LaneCodes<kBits> c[kRows];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+          c[r] =
+              load_codes<kBits, true>(&memory[warp][stage][r * kRowBytes + lane / 4 * kGranuleBytes], l, 128);
+        LaneDots<kBits, kLags, kRows> dots;
+        dots.add(c, call, static_cast<uint64_t>(g) * 128, l, 128);
+        const bool first = l == 0 && (g & ((1u << call.granules_shift) - 1)) == 0;
+        const float offset = first ? call.tables.offset * kLags * scale_sum.y : 0.0f;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sum[r] += norm[r] * scale_sum.x * dots.value(r, offset);
+      }
+      __syncwarp();
+      copy(stage == 0 ? kStages - 1 : stage - 1);  // the stage that the last step has left
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+    }
+    sum_over_warp(sum);
+    if constexpr (kSplit > 1) {
+      if (lane == 0)
+        for (int r = 0; r < kRows; ++r) parts[warp][r] = sum[r];
+      __syncthreads();
+      if (share == 0)
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+          for (int other = 1; other < kSplit; ++other) sum[r] += parts[warp + other][r];
+      __syncthreads();
+    }
+    if (lane == 0 && share == 0 && valid)
+      for (int r = 0; r < kRows; ++r)
+        if (row + r < part.rows) part.y[row + r] = sum[r] * call.tables.step;
+  }
+}
+
+// Granules of 32 and 64 codes, straight from memory; a warp a group of rows.
+template <int kBits, int kLags>
+__global__ void __launch_bounds__(kThreads) small_kernel(const __grid_constant__ LinearCall call) {
+  constexpr int kRows = 2;
+  const int lane = threadIdx.x % 32, lanes = call.granule / 32, l = lane % lanes;
+  const uint32_t group = blockIdx.x * kWarps + threadIdx.x / 32, per_step = 32 / lanes, token = blockIdx.y;
+  const LinearPart& part = call.part_of(group);
+  const uint32_t row = (group - part.first_group) * kRows, granules = call.granules;
+  const uint32_t blocks = granules >> call.granules_shift;
+  float sum[kRows] = {};
+  for (uint32_t g = lane / lanes; g < granules; g += per_step) {
+    LaneCodes<kBits> c[kRows];
+    float norm[kRows];
+    const uint32_t block = g >> call.granules_shift;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      sum[r] = 0;
-      for (int s = 0; s < kSplit; ++s) sum[r] += parts[warp + s][r];
+      const uint64_t at = min(row + r, part.rows - 1);
+      c[r] = load_codes<kBits, false>(part.codes + (at * granules + g) * call.granule_bytes, l, call.granule);
+      norm[r] = __half2float(__ushort_as_half(__ldg(part.norms + at * blocks + block)));
     }
+    const float2 scale_sum = __ldg(call.scale_sum + static_cast<uint64_t>(token) * blocks + block);
+    LaneDots<kBits, kLags, kRows> dots;
+    dots.add(c, call, (static_cast<uint64_t>(token) * granules + g) * call.granule, l, call.granule);
+    const bool first = l == 0 && (g & ((1u << call.granules_shift) - 1)) == 0;
+    const float offset = first ? call.tables.offset * kLags * scale_sum.y : 0.0f;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) sum[r] += norm[r] * scale_sum.x * dots.value(r, offset);
   }
+  sum_over_warp(sum);
   if (lane == 0)
     for (int r = 0; r < kRows; ++r)
       if (row + r < part.rows) part.y[token * part.y_stride + row + r] = sum[r] * call.tables.step;
 }
 
-template <int kBits, int kLags, bool kWide>
-void launch(LinearCall& call, uint64_t tokens, int multiprocessors, cudaStream_t stream) {
-  uint64_t rows = 0;
-  for (int i = 0; i < call.n_parts; ++i) rows += call.parts[i].rows;
-  // Rows a warp, so that every multiprocessor gets several blocks; below, columns are split as well.
-  const uint64_t enough = static_cast<uint64_t>(multiprocessors) * 16;
-  const auto run = [&]<int kRows, int kSplit>() {
-    const uint32_t groups = call.set_groups(kRows);
-    const dim3 grid(static_cast<unsigned>((groups + kWarps / kSplit - 1) / (kWarps / kSplit)),
-                    static_cast<unsigned>(tokens));
-    vector_kernel<kBits, kLags, kWide, kRows, kSplit><<<grid, kThreads, 0, stream>>>(call);
+// How much of the GPU's warps works when groups of rows are split over `split` warps: rounds and steps come
+// in whole numbers.
+double busy(uint64_t groups, uint64_t steps, uint64_t warps, uint64_t split) {
+  const uint64_t at_once = warps / split, rounds = (groups + at_once - 1) / at_once,
+                 each = (steps + split - 1) / split;
+  return static_cast<double>(groups * steps) / static_cast<double>(rounds * each * warps);
+}
+
+template <int kBits, int kLags>
+void launch_wide(LinearCall& call, int multiprocessors, cudaStream_t stream) {
+  const uint32_t groups = call.set_groups(4);
+  int split = 1;
+  const uint64_t warps = static_cast<uint64_t>(multiprocessors) * 4 * kWarps, steps = (call.granules + 7) / 8;
+  for (int s : {2, 4})
+    if (busy(groups, steps, warps, static_cast<uint64_t>(s)) >
+        busy(groups, steps, warps, static_cast<uint64_t>(split)) * 1.02)
+      split = s;
+  const auto run = [&]<int kSplit>() {
+    const unsigned needed = (groups + kWarps / kSplit - 1) / (kWarps / kSplit);
+    const unsigned grid = std::min(needed, static_cast<unsigned>(multiprocessors) * 4);
+    vector_kernel<kBits, kLags, kSplit><<<grid, kThreads, 0, stream>>>(call, groups);
   };
-  if constexpr (!kWide) {
-    run.template operator()<2, 1>();
-  } else if (rows / 4 >= enough) {
-    run.template operator()<4, 1>();
-  } else if (call.granules >= 96) {
-    run.template operator()<4, 4>();
-  } else {
-    run.template operator()<2, 1>();
-  }
-  check_launch("the linear of one token");
+  if (split == 1) run.template operator()<1>();
+  if (split == 2) run.template operator()<2>();
+  if (split == 4) run.template operator()<4>();
 }
 
 }  // namespace
 
 void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int multiprocessors,
                    cudaStream_t stream) {
-  const bool wide = call.granule == 128;
-  const auto run = [&]<int kBits, int kLags>() {
-    if (wide)
-      launch<kBits, kLags, true>(call, tokens, multiprocessors, stream);
-    else
-      launch<kBits, kLags, false>(call, tokens, multiprocessors, stream);
-  };
-  dispatch_format(bits, lags, run);
+  dispatch_format(bits, lags, [&]<int kBits, int kLags>() {
+    if (call.granule == 128) {
+      launch_wide<kBits, kLags>(call, multiprocessors, stream);
+    } else {
+      const uint32_t groups = call.set_groups(2);
+      small_kernel<kBits, kLags>
+          <<<dim3((groups + kWarps - 1) / kWarps, static_cast<unsigned>(tokens)), kThreads, 0, stream>>>(
+              call);
+    }
+  });
+  check_launch("the linear of one token");
 }
 
 }  // namespace hlwq::cuda

