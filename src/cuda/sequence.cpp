@@ -544,6 +544,19 @@ void GpuSequence::last_logits(float* out) {
   head(last_state_.as<float>(), 1, out);
 }
 
+void GpuSequence::assume_filled(uint64_t length) {
+  if (length > context_)
+    throw Error(ErrorCode::kInvalidArgument, "the context is shorter than what it is to be filled to");
+  model_->use();
+  // The rotary table stays: it lies behind the rings.
+  const uint64_t rings =
+      layout_.rope
+          ? static_cast<uint64_t>(reinterpret_cast<std::byte*>(layout_.rope) - memory_.as<std::byte>())
+          : memory_.bytes();
+  check(cudaMemsetAsync(memory_.as<void>(), 0, rings, model_->stream()), "clearing a cache");
+  length_ = highest_ = length;
+}
+
 bool GpuSequence::truncate(uint64_t length) {
   if (length > length_) return false;
   if (length > 0 && !layout_.keeps(highest_, length)) return false;

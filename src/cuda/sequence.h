@@ -51,6 +51,9 @@ class GpuSequence final : public Sequence {
   void logits(const float* states, uint64_t rows, float* out) override;
   void last_logits(float* out) override;
   bool truncate(uint64_t length) override;
+  /// Takes positions below `length` as filled, with zeros: to measure steps at a context that nobody has
+  /// read.
+  void assume_filled(uint64_t length);
 
  private:
   GpuSequence(const GpuSequence& other);
