@@ -166,6 +166,23 @@ uint64_t CudaVisionTower::scratch_bytes(const VisionSpec& spec, uint64_t text_hi
   return tokens ? Scratch(spec, text_hidden, tokens, nullptr).bytes : 0;
 }
 
+bool CudaVisionTower::supports(const VisionSpec& spec) { return spec.head_dim <= kMaxVisionHead; }
+
+uint64_t CudaVisionTower::device_bytes(const VisionTower& tower) {
+  const VisionWeights& w = tower.weights();
+  uint64_t total = (w.std_bias.size() + w.std_scale.size()) * sizeof(float);
+  const auto add = [&](const Weight& m) { total += DenseMatrix::device_bytes({&m, 1}); };
+  add(w.patch_projection);
+  add(w.projection);
+  for (const VisionLayer& l : w.layers) {
+    for (const VisionLinear* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) add(m->weight);
+    for (const auto* v :
+         {&l.input_norm, &l.post_attention_norm, &l.pre_mlp_norm, &l.post_mlp_norm, &l.q_norm, &l.k_norm})
+      total += v->size() * sizeof(float);
+  }
+  return total;
+}
+
 CudaVisionTower::CudaVisionTower(const VisionTower& tower) : tower_(tower) {
   const VisionWeights& w = tower.weights();
   VisionHeads::bytes(tower.spec(), 1);  // refuses heads that are too wide before anything is copied

@@ -24,6 +24,10 @@ class CudaVisionTower {
   /// Error(kOutOfMemory | kDevice). Waits for `stream` at its end only.
   std::vector<float> encode(Cublas& cublas, const ImagePatches& patches, cudaStream_t stream,
                             const Progress& progress = {}, std::vector<float>* tower = nullptr) const;
+  /// What the constructor copies, nearly: weights of several types in one matrix count as they are stored.
+  static uint64_t device_bytes(const VisionTower& tower);
+  /// Whether the GPU has kernels for such an encoder.
+  static bool supports(const VisionSpec& spec);
   /// Bytes of GPU memory that encode() takes for its duration, for an image of that many soft tokens.
   static uint64_t scratch_bytes(const VisionSpec& spec, uint64_t text_hidden, uint64_t tokens);
   uint64_t scratch_bytes(uint64_t tokens) const {

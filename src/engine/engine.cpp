@@ -7,6 +7,7 @@
 
 #ifdef HLWQ_CUDA
 #include "cuda/sequence.h"
+#include "cuda/vision.h"
 #endif
 
 namespace hlwq {
@@ -66,7 +67,20 @@ std::string Engine::backend() const {
 }
 
 #ifdef HLWQ_CUDA
-uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_chunk, const KvSettings& kv) {
+namespace {
+
+// The image encoder's weights and its work on one image, where it will be on the GPU.
+uint64_t vision_bytes(const Model& model, uint64_t image_tokens) {
+  if (image_tokens == 0 || !model.vision() || !cuda::CudaVisionTower::supports(model.vision()->spec()))
+    return 0;
+  return cuda::CudaVisionTower::device_bytes(*model.vision()) +
+         cuda::CudaVisionTower::scratch_bytes(model.vision()->spec(), model.spec().hidden, image_tokens);
+}
+
+}  // namespace
+
+uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_chunk, const KvSettings& kv,
+                            uint64_t image_tokens) {
   if (gpu_ < 0 || options_.gpu_layers == 0) return 0;
   if (const std::string why = cuda::GpuModel::unsupported(model); !why.empty()) {
     note(why + ": running on the processor");
@@ -76,7 +90,8 @@ uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_c
   if (options_.gpu_layers > 0) return std::min<uint64_t>(static_cast<uint64_t>(options_.gpu_layers), all);
   const auto info = cuda::device_info(gpu_);
   const int multiprocessors = cuda::linear_resources(gpu_).multiprocessors;
-  const auto fits = [&](uint64_t layers) {
+  const uint64_t vision = vision_bytes(model, image_tokens);
+  const auto fits = [&](uint64_t layers, uint64_t extra) {
     ModelSpec spec = model.spec();
     spec.layers.erase(spec.layers.begin(), spec.layers.end() - static_cast<std::ptrdiff_t>(layers));
     if (std::any_of(spec.layers.begin(), spec.layers.end(),
@@ -84,11 +99,15 @@ uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_c
         layers < all)
       return false;  // layers that read each other's cache stay together
     return cuda::GpuModel::weight_bytes(model, layers) +
-               cuda::GpuSequence::device_bytes(spec, context, max_chunk, kv, multiprocessors) + kGpuMargin <=
+               cuda::GpuSequence::device_bytes(spec, context, max_chunk, kv, multiprocessors) + kGpuMargin +
+               extra <=
            info.free_bytes;
   };
+  // Every token passes through the layers, and an image but once through its encoder: if only one of them can
+  // be on the GPU whole, it is the layers.
   uint64_t layers = all;
-  while (layers > 0 && !fits(layers)) --layers;
+  if (!fits(all, 0))
+    while (layers > 0 && !fits(layers, vision)) --layers;
   const std::string free = std::to_string(info.free_bytes / 1000000) + " MB";
   if (layers == 0)
     note(info.name + " has " + free + " free, too little for any layer of this model with a context of " +
@@ -103,26 +122,54 @@ uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_c
 #endif
 
 std::unique_ptr<Sequence> Engine::sequence(const Model& model, uint64_t context, uint64_t max_chunk,
-                                           const KvSettings& kv, const Progress& progress) {
+                                           const KvSettings& kv, uint64_t image_tokens,
+                                           const Progress& progress) {
 #ifdef HLWQ_CUDA
-  if (loaded_ && &loaded_->model() != &model) loaded_.reset();
+  if (loaded_ && &loaded_->model() != &model) {
+    vision_.reset();
+    loaded_.reset();
+    images_on_cpu_ = false;
+  }
   if (!loaded_)
-    if (const uint64_t layers = gpu_layers(model, context, max_chunk, kv); layers > 0)
+    if (const uint64_t layers = gpu_layers(model, context, max_chunk, kv, image_tokens); layers > 0)
       loaded_ = std::make_shared<const cuda::GpuModel>(model, gpu_, layers, progress);
   if (loaded_) return std::make_unique<cuda::GpuSequence>(loaded_, compute(), context, max_chunk, kv);
 #else
+  (void)image_tokens;
   (void)progress;
 #endif
   return std::make_unique<CpuSequence>(model.transformer(), compute(), context, max_chunk, kv);
 }
 
-uint64_t Engine::default_context(const Model& model, uint64_t chunk, const KvSettings& kv) {
+std::vector<float> Engine::encode_image(const Model& model, const ImagePatches& patches,
+                                        const Progress& progress) {
+  const VisionTower& tower = model.require_vision();
+#ifdef HLWQ_CUDA
+  if (loaded_ && &loaded_->model() == &model && !images_on_cpu_) {
+    try {
+      loaded_->use();
+      if (!vision_) vision_ = std::make_unique<const cuda::CudaVisionTower>(tower);
+      return vision_->encode(loaded_->cublas(), patches, loaded_->stream(), progress);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kOutOfMemory && e.code() != ErrorCode::kUnsupported) throw;
+      vision_.reset();
+      images_on_cpu_ = true;
+      note("images are encoded on the processor: " + std::string(e.what()));
+    }
+  }
+#endif
+  return tower.encode(compute(), patches, progress);
+}
+
+uint64_t Engine::default_context(const Model& model, uint64_t chunk, const KvSettings& kv,
+                                 uint64_t image_tokens) {
   const ModelSpec& spec = model.spec();
   uint64_t context = spec.max_context;
 #ifdef HLWQ_CUDA
   if (gpu_ >= 0 && options_.gpu_layers < 0 && cuda::GpuModel::unsupported(model).empty()) {
-    const uint64_t weights =
+    uint64_t weights =
         loaded_ && &loaded_->model() == &model ? 0 : cuda::GpuModel::weight_bytes(model, spec.layers.size());
+    if (!vision_) weights += vision_bytes(model, image_tokens);
     const uint64_t free = cuda::device_info(gpu_).free_bytes;
     const int multiprocessors = cuda::linear_resources(gpu_).multiprocessors;
     for (uint64_t c = context; c >= 4096; c /= 2)
@@ -131,6 +178,8 @@ uint64_t Engine::default_context(const Model& model, uint64_t chunk, const KvSet
           free)
         return c;
   }
+#else
+  (void)image_tokens;
 #endif
   const uint64_t budget = physical_memory() / 4;
   while (context > 1024 && KvCache::bytes(spec, context, chunk, kv) > budget) context /= 2;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/progress.h"
 #include "base/thread_pool.h"
@@ -16,7 +17,8 @@ namespace hlwq {
 
 namespace cuda {
 class GpuModel;
-}
+class CudaVisionTower;
+}  // namespace cuda
 
 struct EngineOptions {
   int threads = 0;       ///< <= 0: every processor this process may use
@@ -42,24 +44,34 @@ class Engine {
   int threads() const { return pool_.threads(); }
 
   /// A sequence of `model`, which must outlive it and this, on the device that fits: as CpuSequence and
-  /// GpuSequence. The first one loads the weights to the GPU, which reports to `progress`.
+  /// GpuSequence. The first one loads the weights to the GPU, which reports to `progress`. `image_tokens`: of
+  /// the largest image that encode_image() will get, for which GPU memory is left; 0: none.
   std::unique_ptr<Sequence> sequence(const Model& model, uint64_t context, uint64_t max_chunk,
-                                     const KvSettings& kv, const Progress& progress = {});
+                                     const KvSettings& kv, uint64_t image_tokens = 0,
+                                     const Progress& progress = {});
+  /// VisionTower::encode, on the GPU once a sequence of `model` is there and memory for the encoder is left,
+  /// else on the processor.
+  std::vector<float> encode_image(const Model& model, const ImagePatches& patches,
+                                  const Progress& progress = {});
   /// The context that a session gets unless it asks for one: the model's own, halved until its cache fits a
   /// quarter of the machine's memory, or the GPU's beside the weights.
-  uint64_t default_context(const Model& model, uint64_t chunk, const KvSettings& kv);
+  uint64_t default_context(const Model& model, uint64_t chunk, const KvSettings& kv,
+                           uint64_t image_tokens = 0);
 
  private:
   void note(const std::string& text) const;
   /// How many layers go to the GPU; 0: none.
-  uint64_t gpu_layers(const Model& model, uint64_t context, uint64_t max_chunk, const KvSettings& kv);
+  uint64_t gpu_layers(const Model& model, uint64_t context, uint64_t max_chunk, const KvSettings& kv,
+                      uint64_t image_tokens);
 
   EngineOptions options_;
   const Kernels* kernels_;
   ThreadPool pool_;
   int gpu_ = -1;  // < 0: none is to be used
   std::string gpu_name_;
-  std::shared_ptr<const cuda::GpuModel> loaded_;  // the model that is on the GPU
+  std::shared_ptr<const cuda::GpuModel> loaded_;         // the model that is on the GPU
+  std::unique_ptr<const cuda::CudaVisionTower> vision_;  // its image encoder, from the first image on
+  bool images_on_cpu_ = false;                           // the encoder did not fit beside it
 };
 
 /// Physical memory of this machine in bytes.

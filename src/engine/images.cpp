@@ -115,7 +115,7 @@ std::shared_ptr<const ImageFeatures> ImageEncoder::encode(Engine& engine, Entry&
     auto features = std::make_shared<ImageFeatures>();
     features->hash = entry.hash;
     features->tokens = entry.info.tokens;
-    features->embeddings = model_->vision()->encode(engine.compute(), entry.patches, progress);
+    features->embeddings = engine.encode_image(*model_, entry.patches, progress);
     entry.features = std::move(features);
     entry.patches.pixels = {};
   }

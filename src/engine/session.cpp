@@ -12,7 +12,8 @@ uint64_t wanted_chunk(const SessionOptions& options) {
 
 uint64_t checked_context(const Model& model, Engine& engine, const SessionOptions& options) {
   const ModelSpec& spec = model.spec();
-  if (options.context == 0) return engine.default_context(model, wanted_chunk(options), options.kv);
+  if (options.context == 0)
+    return engine.default_context(model, wanted_chunk(options), options.kv, options.image_tokens);
   if (options.context > spec.max_context)
     throw Error(ErrorCode::kInvalidArgument, "a context of " + std::to_string(options.context) +
                                                  " tokens is beyond the model's " +
@@ -25,7 +26,8 @@ uint64_t checked_context(const Model& model, Engine& engine, const SessionOption
 Session::Session(std::shared_ptr<const Model> model, Engine& engine, const SessionOptions& options)
     : model_(std::move(model)) {
   const uint64_t context = checked_context(*model_, engine, options);
-  sequence_ = engine.sequence(*model_, context, std::min(wanted_chunk(options), context), options.kv);
+  sequence_ = engine.sequence(*model_, context, std::min(wanted_chunk(options), context), options.kv,
+                              options.image_tokens);
   logits_.resize(model_->spec().vocab);
 }
 
