@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "base/checked.h"
+#include "cuda/expert_routing.h"
 
 namespace hlwq::cuda {
 namespace {
@@ -65,11 +66,17 @@ class GpuModel::Upload {
   // Counts a quantised matrix, or keeps a plain one for later.
   void add(const Weight& weight, GpuWeight& to) {
     if (!weight) return;
-    if (weight.dense) {
-      dense_.push_back({weight, &to});
+    add(std::span(&weight, 1), to);
+  }
+  // Matrices that follow each other in the file, as one.
+  void add(std::span<const Weight> stack, GpuWeight& to) {
+    if (stack[0].dense) {
+      dense_.push_back({{stack.begin(), stack.end()}, &to});
       return;
     }
-    const HlwqMatrix& m = *weight.hlwq;
+    HlwqMatrix m = *stack[0].hlwq;
+    m.rows = 0;
+    for (const Weight& w : stack) m.rows += w.rows();
     to.hlwq = {m.format, m.rows, m.cols, nullptr, nullptr, m.tables, m.codebook};
     put(m.codes, m.rows * m.format.row_bytes(m.cols),
         [&to](std::byte* p) { to.hlwq.codes = reinterpret_cast<uint8_t*>(p); });
@@ -83,7 +90,7 @@ class GpuModel::Upload {
   }
   uint64_t bytes() const {
     uint64_t total = bytes_;
-    for (const auto& [weight, to] : dense_) total += DenseMatrix::device_bytes({&weight, 1});
+    for (const auto& [stack, to] : dense_) total += DenseMatrix::device_bytes(stack);
     return total;
   }
 
@@ -118,8 +125,8 @@ class GpuModel::Upload {
       throw;
     }
     for (cudaEvent_t e : free) cudaEventDestroy(e);
-    for (auto& [weight, to] : dense_) {
-      dense.emplace_back(weight, "a weight that is not quantised");
+    for (auto& [stack, to] : dense_) {
+      dense.emplace_back(stack, "a weight that is not quantised");
       to->dense = dense.back().view();
     }
     progress.step(bytes_, bytes_, "copying weights to the GPU");
@@ -137,14 +144,21 @@ class GpuModel::Upload {
     bytes_ = checked_add(bytes_, aligned(bytes), "the model's weights");
   }
   std::deque<Piece> pieces_;
-  std::deque<std::pair<Weight, GpuWeight*>> dense_;
+  std::deque<std::pair<std::vector<Weight>, GpuWeight*>> dense_;
   uint64_t bytes_ = 0;
 };
 
 std::string GpuModel::unsupported(const Model& model) {
   const ModelSpec& spec = model.spec();
-  if (spec.experts) return "models with experts do not run on the GPU yet";
-  if (spec.per_layer_width) return "models with per-layer embeddings do not run on the GPU yet";
+  if (spec.experts > kMaxExperts)
+    return "the GPU takes at most " + std::to_string(kMaxExperts) + " experts, this model has " +
+           std::to_string(spec.experts);
+  for (const Transformer::Layer& l : model.transformer().layers())
+    if (l.experts)
+      for (const Weight& w : {l.experts->weights().gate_up[0], l.experts->weights().down[0]})
+        if (w.hlwq && !has_grouped_kernel(w.hlwq->format))
+          return "the GPU has no kernel for experts in " + format_label(w.hlwq->format) + " with blocks of " +
+                 std::to_string(w.hlwq->format.block);
   return {};
 }
 
@@ -164,6 +178,9 @@ GpuModel::GpuModel(const Model& model, int device, uint64_t gpu_layers, const Pr
                     "this model's last layers read the keys and values of an earlier one: all of its " +
                         std::to_string(all) + " layers must be on the GPU, or none");
     }
+  if (first_layer_ > 0 && spec_.per_layer_width)
+    throw Error(ErrorCode::kUnsupported, "this model has per-layer embeddings: all of its " +
+                                             std::to_string(all) + " layers must be on the GPU, or none");
   const DeviceInfo info = device_info(device);
   use();
   Upload upload;
@@ -193,6 +210,29 @@ GpuModel::GpuModel(const Model& model, int device, uint64_t gpu_layers, const Pr
     upload.add(from.q_norm, to.q_norm);
     upload.add(from.k_norm, to.k_norm);
     to.scalar = from.scalar;
+    if (from.experts) {
+      const ExpertWeights& w = from.experts->weights();
+      GpuExperts& e = to.experts.emplace();
+      upload.add(w.router, e.router);
+      upload.add(w.gate_up, e.gate_up);
+      upload.add(w.down, e.down);
+      upload.add(w.router_scale, e.router_scale);
+      upload.add(w.per_expert_scale, e.per_expert_scale);
+      upload.add(w.pre_norm, e.pre_norm);
+      upload.add(w.post_norm, e.post_norm);
+      upload.add(w.post_dense_norm, e.post_dense_norm);
+    }
+    if (t.per_layer()) {
+      const PerLayerWeights::Layer& w = t.per_layer()->weights().layers[first_layer_ + i];
+      GpuPerLayer& p = to.per_layer.emplace();
+      upload.add(w.gate, p.gate);
+      upload.add(w.projection, p.projection);
+      upload.add(w.post_norm, p.post_norm);
+    }
+  }
+  if (t.per_layer()) {
+    upload.add(t.per_layer()->weights().projection, per_layer_projection_);
+    upload.add(t.per_layer()->weights().norm, per_layer_norm_);
   }
   upload.add(t.lm_head(), lm_head_);
   const bool tied = t.embedding().hlwq == t.lm_head().hlwq && t.embedding().dense == t.lm_head().dense;
@@ -223,7 +263,17 @@ GpuModel::GpuModel(const Model& model, int device, uint64_t gpu_layers, const Pr
     l.o_in = forms_of({&l.o});
     l.mlp_in = forms_of({&l.gate, &l.up});
     l.down_in = forms_of({&l.down});
+    if (l.experts) {
+      l.experts->router_in = forms_of({&l.experts->router});
+      l.experts->gate_up_in = forms_of({&l.experts->gate_up});
+      l.experts->down_in = forms_of({&l.experts->down});
+    }
+    if (l.per_layer) {
+      l.per_layer->gate_in = forms_of({&l.per_layer->gate});
+      l.per_layer->projection_in = forms_of({&l.per_layer->projection});
+    }
   }
+  per_layer_in_ = forms_of({&per_layer_projection_});
   head_in_ = forms_of({&lm_head_});
 }
 
@@ -242,7 +292,17 @@ uint64_t GpuModel::weight_bytes(const Model& model, uint64_t gpu_layers) {
     const Transformer::Layer& l = t.layers()[i];
     for (const Weight* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})
       upload.add(*w, weights.emplace_back());
+    if (l.experts) {
+      upload.add(l.experts->weights().router, weights.emplace_back());
+      upload.add(l.experts->weights().gate_up, weights.emplace_back());
+      upload.add(l.experts->weights().down, weights.emplace_back());
+    }
+    if (t.per_layer())
+      for (const Weight* w :
+           {&t.per_layer()->weights().layers[i].gate, &t.per_layer()->weights().layers[i].projection})
+        upload.add(*w, weights.emplace_back());
   }
+  if (t.per_layer()) upload.add(t.per_layer()->weights().projection, weights.emplace_back());
   upload.add(t.lm_head(), weights.emplace_back());
   const bool tied = t.embedding().hlwq == t.lm_head().hlwq && t.embedding().dense == t.lm_head().dense;
   if (first == 0 && !tied) upload.add(t.embedding(), weights.emplace_back());

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,25 +12,24 @@
 #include "cuda/attention.h"
 #include "cuda/dense.h"
 #include "cuda/linear.h"
+#include "cuda/weight.h"
 #include "model/model.h"
 
 namespace hlwq::cuda {
 
-/// A weight of either kind on the GPU.
-struct GpuWeight {
-  DeviceMatrix hlwq;  ///< rows 0: dense
-  DenseView dense;
-  uint64_t rows() const { return hlwq.rows ? hlwq.rows : dense.rows; }
-  uint64_t cols() const { return hlwq.rows ? hlwq.cols : dense.cols; }
-  bool quantized() const { return hlwq.rows != 0; }
-  explicit operator bool() const { return rows() != 0; }
+/// A layer's experts (model/experts.h). gate_up: [experts][gate and up][hidden], down: [experts][hidden].
+struct GpuExperts {
+  GpuWeight router, gate_up, down;
+  InputForms router_in, gate_up_in, down_in;
+  const float *router_scale = nullptr, *per_expert_scale = nullptr, *pre_norm = nullptr, *post_norm = nullptr,
+              *post_dense_norm = nullptr;
 };
 
-/// In what forms the matrices that read one input want it.
-struct InputForms {
-  int block = 0;        ///< block of the INT8 form that comes fused with what makes the input; 0: none
-  int lags = 1;         ///< forms turned by up to lags - 1
-  bool floats = false;  ///< also as floats: for plain matrices and for blocks of another size
+/// A layer's part of the per-layer embeddings (model/per_layer.h).
+struct GpuPerLayer {
+  GpuWeight gate, projection;
+  InputForms gate_in, projection_in;
+  const float* post_norm = nullptr;
 };
 
 struct GpuLayer {
@@ -40,6 +40,8 @@ struct GpuLayer {
   const float *input_norm = nullptr, *post_attention_norm = nullptr, *pre_mlp_norm = nullptr,
               *post_mlp_norm = nullptr, *q_norm = nullptr, *k_norm = nullptr;
   float scalar = 1;
+  std::optional<GpuExperts> experts;
+  std::optional<GpuPerLayer> per_layer;
 };
 
 /// What there is of GPUs.
@@ -55,9 +57,8 @@ DeviceInfo device_info(int index);
 class GpuModel {
  public:
   /// Copies the last `gpu_layers` layers and the head to GPU `device` (with all layers, the embedding too).
-  /// `model` must outlive this. Throws Error(kUnsupported) for what the GPU does not run yet (experts,
-  /// per-layer embeddings), kOutOfMemory before anything is copied when the weights alone do not fit,
-  /// kDevice.
+  /// `model` must outlive this. Throws Error(kUnsupported) for what the GPU has no kernels for, kOutOfMemory
+  /// before anything is copied when the weights alone do not fit, kDevice.
   GpuModel(const Model& model, int device, uint64_t gpu_layers, const Progress& progress = {});
   ~GpuModel();
   GpuModel(const GpuModel&) = delete;
@@ -76,6 +77,10 @@ class GpuModel {
   const GpuWeight& lm_head() const { return lm_head_; }
   const InputForms& head_in() const { return head_in_; }
   const float* final_norm() const { return final_norm_; }
+  /// Of per-layer embeddings; their table stays on the host, which reads a few rows of it a pass.
+  const GpuWeight& per_layer_projection() const { return per_layer_projection_; }
+  const InputForms& per_layer_in() const { return per_layer_in_; }
+  const float* per_layer_norm() const { return per_layer_norm_; }
   const float* inv_freq(uint64_t rope) const { return inv_freq_[rope]; }
 
   int device() const { return device_; }
@@ -101,7 +106,9 @@ class GpuModel {
   std::vector<GpuLayer> layers_;
   GpuWeight embedding_, lm_head_;
   InputForms head_in_;
-  const float* final_norm_ = nullptr;
+  const float *final_norm_ = nullptr, *per_layer_norm_ = nullptr;
+  GpuWeight per_layer_projection_;
+  InputForms per_layer_in_;
   std::vector<const float*> inv_freq_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "cuda/activations.h"
+#include "cuda/expert_routing.h"
 #include "cuda/kv_memory.h"
 
 namespace hlwq::cuda {
@@ -59,7 +60,13 @@ uint64_t scratch_bytes(const ModelSpec& spec, uint64_t context, uint64_t tokens,
       n = std::max(n, dense_scratch_bytes(type, cols, tokens));
   n = std::max({n, linear_scratch_bytes(tokens, std::max(inner, q), spec.hidden),
                 linear_scratch_bytes(tokens, spec.hidden, inner),
-                linear_scratch_bytes(tokens, spec.hidden, q)});
+                linear_scratch_bytes(tokens, spec.hidden, q),
+                linear_scratch_bytes(tokens, spec.experts, spec.hidden)});
+  if (const uint64_t width = spec.per_layer_width; width > 0)
+    n = std::max({n, dense_scratch_bytes(DenseType::kBF16, width, tokens),
+                  linear_scratch_bytes(tokens, spec.layers.size() * width, spec.hidden),
+                  linear_scratch_bytes(tokens, width, spec.hidden),
+                  linear_scratch_bytes(tokens, spec.hidden, width)});
   for (uint64_t i = 0; i < spec.layers.size(); ++i)
     for (uint64_t t : {uint64_t{1}, tokens})
       n = std::max(
@@ -79,6 +86,18 @@ struct WorkspaceSizes {
     // Activations of a matrix whose blocks are of another size.
     parts.push_back(activation_bytes(tokens, std::max({h, q, inner})));
     parts.push_back(scratch);
+    // None of these where a model has no such parts.
+    const uint64_t batch = spec.experts ? expert_tokens(spec, tokens) : 0, slots = batch * spec.top_k;
+    for (uint64_t floats : {batch * spec.experts, slots * 2 * spec.expert_intermediate,
+                            slots * spec.expert_intermediate, slots * h})
+      parts.push_back(floats * sizeof(float));
+    parts.push_back(spec.experts ? ExpertRouting::bytes(spec.experts, spec.top_k, batch) : 0);
+    parts.push_back(spec.experts ? activation_bytes(slots, spec.expert_intermediate) : 0);
+    const uint64_t each = spec.per_layer_width,
+                   all = checked_mul(each, spec.layers.size(), "per-layer embeddings");
+    for (uint64_t width : {all, all, all, each, each})
+      parts.push_back(checked_mul(tokens, width * sizeof(float), "the GPU's workspace"));
+    parts.push_back(each ? activation_bytes(tokens, each) : 0);
     parts.push_back(tokens * sizeof(int32_t));
     parts.push_back(sizeof(uint64_t));
     parts.push_back(tokens * sizeof(uint64_t));
@@ -105,6 +124,8 @@ GpuWorkspace::GpuWorkspace(const GpuModel& model, uint64_t context, uint64_t chu
   scratch_bytes = sizes.scratch;
   memory = Buffer(sizes.total(), "the activations of a pass of " + std::to_string(chunk) + " tokens");
   logits = Buffer(logits_bytes(spec, 1), "logits");
+  per_layer_host =
+      PinnedBuffer(chunk * spec.layers.size() * spec.per_layer_width * sizeof(float), "per-layer embeddings");
   host = PinnedBuffer(sizeof(uint64_t) + chunk * (sizeof(int32_t) + sizeof(uint64_t)), "token ids");
   std::byte* p = memory.as<std::byte>();
   size_t i = 0;
@@ -117,6 +138,13 @@ GpuWorkspace::GpuWorkspace(const GpuModel& model, uint64_t context, uint64_t chu
                     &attended, &gate, &up, &gated})
     *f = reinterpret_cast<float*>(next());
   for (void** f : {&hidden_in, &attended_in, &inner_in, &other_in, &scratch}) *f = next();
+  for (float** f : {&expert_scores, &expert_gate_up, &expert_gated, &expert_outputs})
+    *f = reinterpret_cast<float*>(next());
+  for (void** f : {&expert_routing, &expert_inner}) *f = next();
+  for (float** f :
+       {&per_layer_rows, &per_layer_projected, &per_layer_values, &per_layer_gate, &per_layer_gated})
+    *f = reinterpret_cast<float*>(next());
+  per_layer_in = next();
   ids = reinterpret_cast<int32_t*>(next());
   position = reinterpret_cast<uint64_t*>(next());
   key_end = reinterpret_cast<uint64_t*>(next());
@@ -268,6 +296,7 @@ void GpuSequence::prepare(std::span<const int32_t> ids, std::span<const ImageRun
     std::fill_n(host_ids + image.begin, image.count, spec.pad_token);
     std::fill_n(key_end + image.begin, image.count, length_ + image.begin + image.count);
   }
+  if (spec.per_layer_width) look_up_per_layer({host_ids, tokens});
   if (spec.image_bidirectional && !images.empty())
     check(cudaMemcpyAsync(w.key_end, key_end, tokens * sizeof(uint64_t), cudaMemcpyHostToDevice, stream),
           "copying masks");
@@ -401,10 +430,17 @@ void GpuSequence::run_layer(uint64_t i, uint64_t tokens, bool images) {
   run_linears(w.gated, inner, layer.down_in, down, tokens);
   bias(layer.down_bias, spec.hidden, w.projected);
 
+  if (layer.experts) mix_experts(*layer.experts, tokens);
+  const float* delta_norm = spec.sandwich_norms ? layer.post_mlp_norm : nullptr;
+  if (layer.per_layer) {
+    project_per_layer(i, delta_norm, tokens);
+    delta_norm = layer.per_layer->post_norm;
+  }
+
   const bool last = i + 1 == spec.layers.size();
   const InputForms next =
       last ? InputForms{.block = 0, .lags = 1, .floats = true} : model_->layers()[i + 1].attention_in;
-  residual(w.projected, spec.sandwich_norms ? layer.post_mlp_norm : nullptr, layer.scalar,
+  residual(w.projected, delta_norm, layer.scalar,
            last ? model_->final_norm() : model_->layers()[i + 1].input_norm, next, tokens,
            last          ? w.states
            : next.floats ? w.normed
@@ -435,6 +471,7 @@ void GpuSequence::run_layers(uint64_t tokens, bool images) {
   const ModelSpec& spec = model_->spec();
   const GpuLayer& first = model_->layers().front();
   current_ = 0;
+  if (spec.per_layer_width) prepare_per_layer(tokens);
   residual(nullptr, nullptr, 1, first.input_norm, first.attention_in, tokens,
            first.attention_in.floats ? w.normed : nullptr);
   for (uint64_t i = 0; i < spec.layers.size(); ++i) run_layer(i, tokens, images);

@@ -20,11 +20,21 @@ struct GpuWorkspace {
       *gated;
   void *hidden_in, *attended_in, *inner_in, *other_in,
       *scratch;  // activations (matrix.h), and what kernels work in
+  // Of models with experts: a batch of expert_tokens().
+  float *expert_scores, *expert_gate_up, *expert_gated, *expert_outputs;
+  void *expert_routing, *expert_inner;
+  // Of models with per-layer embeddings.
+  float *per_layer_rows, *per_layer_projected, *per_layer_values, *per_layer_gate, *per_layer_gated;
+  void* per_layer_in;
   int32_t* ids;
   uint64_t *position, *key_end;
   PinnedBuffer host;            // position, key_end, ids
+  PinnedBuffer per_layer_host;  // rows of the per-layer table
   const void* owner = nullptr;  // the sequence whose states these are
 };
+
+/// How many of `tokens` go through the experts at once.
+uint64_t expert_tokens(const ModelSpec& spec, uint64_t tokens);
 
 class GpuSequence final : public Sequence {
  public:
@@ -64,6 +74,10 @@ class GpuSequence final : public Sequence {
   void run_layers(uint64_t tokens, bool images);
   void run_layer(uint64_t layer, uint64_t tokens, bool images);
   void capture_step();
+  void mix_experts(const GpuExperts& experts, uint64_t tokens);
+  void look_up_per_layer(std::span<const int32_t> ids);
+  void prepare_per_layer(uint64_t tokens);
+  void project_per_layer(uint64_t layer, const float* mlp_norm, uint64_t tokens);
   void run_linears(const float* floats, const DeviceActivations& act, const InputForms& forms,
                    std::span<const std::pair<const GpuWeight*, float*>> tasks, uint64_t tokens);
   void residual(const float* projected, const float* delta_norm, float scale, const float* norm,

@@ -94,10 +94,10 @@ uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_c
   const auto fits = [&](uint64_t layers, uint64_t extra) {
     ModelSpec spec = model.spec();
     spec.layers.erase(spec.layers.begin(), spec.layers.end() - static_cast<std::ptrdiff_t>(layers));
-    if (std::any_of(spec.layers.begin(), spec.layers.end(),
-                    [](const LayerSpec& l) { return l.kv_from >= 0; }) &&
-        layers < all)
-      return false;  // layers that read each other's cache stay together
+    const bool together =
+        spec.per_layer_width || std::any_of(spec.layers.begin(), spec.layers.end(),
+                                            [](const LayerSpec& l) { return l.kv_from >= 0; });
+    if (together && layers < all) return false;  // layers that read each other's cache stay together
     return cuda::GpuModel::weight_bytes(model, layers) +
                cuda::GpuSequence::device_bytes(spec, context, max_chunk, kv, multiprocessors) + kGpuMargin +
                extra <=

@@ -73,38 +73,38 @@ void choose_experts(const Compute& compute, const float* scores, uint64_t tokens
 
 Experts::Experts(const ModelSpec& spec, WeightStore& weights, const std::string& base) {
   const uint64_t hidden = spec.hidden, inner = spec.expert_intermediate, n = spec.experts;
-  router_ = weights.matrix(base + "router.proj.weight", n, hidden);
-  router_scale_ = weights.vector(base + "router.scale", hidden);
-  for (float& s : router_scale_) s /= std::sqrt(static_cast<float>(hidden));
-  per_expert_scale_ = weights.vector(base + "router.per_expert_scale", n);
+  weights_.router = weights.matrix(base + "router.proj.weight", n, hidden);
+  weights_.router_scale = weights.vector(base + "router.scale", hidden);
+  for (float& s : weights_.router_scale) s /= std::sqrt(static_cast<float>(hidden));
+  weights_.per_expert_scale = weights.vector(base + "router.per_expert_scale", n);
   // Gate and up of an expert lie one after the other, so the stack is as well one of twice as many halves.
-  gate_up_ = weights.stacked(base + "experts.gate_up_proj", {n, 2 * inner, hidden}, inner);
-  down_ = weights.stacked(base + "experts.down_proj", {n, hidden, inner}, hidden);
+  weights_.gate_up = weights.stacked(base + "experts.gate_up_proj", {n, 2 * inner, hidden}, inner);
+  weights_.down = weights.stacked(base + "experts.down_proj", {n, hidden, inner}, hidden);
   const auto norm = [&](const char* name) {
     return weights.vector(base + name + ".weight", hidden, spec.norm_offset);
   };
-  post_dense_norm_ = norm("post_feedforward_layernorm_1");
-  post_norm_ = norm("post_feedforward_layernorm_2");
-  pre_norm_ = norm("pre_feedforward_layernorm_2");
+  weights_.post_dense_norm = norm("post_feedforward_layernorm_1");
+  weights_.post_norm = norm("post_feedforward_layernorm_2");
+  weights_.pre_norm = norm("pre_feedforward_layernorm_2");
 }
 
 void Experts::mix(const Compute& compute, const ModelSpec& spec, const float* x, uint64_t tokens,
                   float* normed, float* dense, ExpertScratch& s) const {
   const uint64_t hidden = spec.hidden;
-  rms_norm(compute, dense, tokens, hidden, post_dense_norm_.data(), spec.norm_eps, dense);
+  rms_norm(compute, dense, tokens, hidden, weights_.post_dense_norm.data(), spec.norm_eps, dense);
 
-  rms_norm(compute, x, tokens, hidden, router_scale_.data(), spec.norm_eps, normed);
+  rms_norm(compute, x, tokens, hidden, weights_.router_scale.data(), spec.norm_eps, normed);
   LinearInput router_input(normed, tokens, hidden);
-  const LinearTask score{router_, s.scores.data()};
+  const LinearTask score{weights_.router, s.scores.data()};
   linear(compute, router_input, {&score, 1});
   choose_experts(compute, s.scores.data(), tokens, spec.experts, spec.top_k, s.chosen.data(),
                  s.weights.data());
   for (uint64_t slot = 0; slot < tokens * spec.top_k; ++slot)
-    s.weights[slot] *= per_expert_scale_[s.chosen[slot]];
+    s.weights[slot] *= weights_.per_expert_scale[s.chosen[slot]];
 
-  rms_norm(compute, x, tokens, hidden, pre_norm_.data(), spec.norm_eps, normed);
+  rms_norm(compute, x, tokens, hidden, weights_.pre_norm.data(), spec.norm_eps, normed);
   run(compute, spec, normed, tokens, s);
-  rms_norm(compute, s.sum.data(), tokens, hidden, post_norm_.data(), spec.norm_eps, s.sum.data());
+  rms_norm(compute, s.sum.data(), tokens, hidden, weights_.post_norm.data(), spec.norm_eps, s.sum.data());
   add_in_place(compute, s.sum.data(), dense, tokens * hidden);
 }
 
@@ -159,8 +159,8 @@ void Experts::run_batch(const Compute& compute, const ModelSpec& spec, const flo
   for (uint64_t i = 0; i < active.size(); ++i) {
     const uint64_t e = active[i], at = (s.begin[e] - first) * inner;
     LinearInput* input = &inputs[tokens == 1 ? 0 : i];
-    jobs.push_back({input, gate_up_[2 * e], s.gate.data() + at});
-    jobs.push_back({input, gate_up_[2 * e + 1], s.up.data() + at});
+    jobs.push_back({input, weights_.gate_up[2 * e], s.gate.data() + at});
+    jobs.push_back({input, weights_.gate_up[2 * e + 1], s.up.data() + at});
   }
   linear(compute, jobs);
   const GatedActivation activate = gated_activation(compute.kernels->vector, spec.activation);
@@ -174,7 +174,7 @@ void Experts::run_batch(const Compute& compute, const ModelSpec& spec, const flo
   for (uint64_t e : active) {
     const uint64_t at = s.begin[e] - first;
     gated.emplace_back(s.gate.data() + at * inner, s.begin[e + 1] - s.begin[e], inner);
-    jobs.push_back({&gated.back(), down_[e], s.output.data() + at * hidden});
+    jobs.push_back({&gated.back(), weights_.down[e], s.output.data() + at * hidden});
   }
   linear(compute, jobs);
 

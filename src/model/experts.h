@@ -33,6 +33,15 @@ struct ExpertScratch {
 void choose_experts(const Compute& compute, const float* scores, uint64_t tokens, uint64_t experts,
                     uint64_t top_k, uint32_t* chosen, float* weights);
 
+struct ExpertWeights {
+  Weight router;
+  // One stack each in the file: [2 * experts], gate of expert e at 2e and up at 2e + 1, and [experts].
+  std::vector<Weight> gate_up, down;
+  std::vector<float> router_scale;      ///< [hidden], with 1 / sqrt(hidden)
+  std::vector<float> per_expert_scale;  ///< [experts]
+  std::vector<float> pre_norm, post_norm, post_dense_norm;
+};
+
 /// One layer's experts, immutable after construction.
 class Experts {
  public:
@@ -45,18 +54,15 @@ class Experts {
   void mix(const Compute& compute, const ModelSpec& spec, const float* x, uint64_t tokens, float* normed,
            float* dense, ExpertScratch& scratch) const;
 
+  const ExpertWeights& weights() const { return weights_; }
+
  private:
   void run(const Compute& compute, const ModelSpec& spec, const float* x, uint64_t tokens,
            ExpertScratch& scratch) const;
   void run_batch(const Compute& compute, const ModelSpec& spec, const float* x, uint64_t tokens,
                  uint64_t first_expert, uint64_t end_expert, ExpertScratch& scratch) const;
 
-  Weight router_;
-  std::vector<Weight> gate_up_;          // [2 * experts]: gate of expert e at 2e, up at 2e + 1
-  std::vector<Weight> down_;             // [experts]
-  std::vector<float> router_scale_;      // [hidden], with 1 / sqrt(hidden)
-  std::vector<float> per_expert_scale_;  // [experts]
-  std::vector<float> pre_norm_, post_norm_, post_dense_norm_;
+  ExpertWeights weights_;
 };
 
 }  // namespace hlwq

@@ -21,6 +21,17 @@ struct PerLayerScratch {
   void reserve(const ModelSpec& spec, uint64_t tokens);
 };
 
+struct PerLayerWeights {
+  struct Layer {
+    Weight gate, projection;
+    std::vector<float> post_norm;
+  };
+  Weight table;       ///< [per_layer_vocab, layers * width]
+  Weight projection;  ///< [layers * width, hidden]
+  std::vector<float> norm;
+  std::vector<Layer> layers;
+};
+
 /// Immutable after construction. Of the table only the rows of a chunk's ids are ever read.
 class PerLayerEmbeddings {
  public:
@@ -37,15 +48,10 @@ class PerLayerEmbeddings {
   void add(const Compute& compute, const ModelSpec& spec, uint64_t layer, uint64_t tokens, float* x,
            float* projected, PerLayerScratch& scratch) const;
 
+  const PerLayerWeights& weights() const { return weights_; }
+
  private:
-  struct Layer {
-    Weight gate, projection;
-    std::vector<float> post_norm;
-  };
-  Weight table_;       // [per_layer_vocab, layers * width]
-  Weight projection_;  // [layers * width, hidden]
-  std::vector<float> norm_;
-  std::vector<Layer> layers_;
+  PerLayerWeights weights_;
 };
 
 }  // namespace hlwq

@@ -57,6 +57,7 @@ class Transformer {
   const Weight& embedding() const { return embedding_; }
   const Weight& lm_head() const { return lm_head_; }
   const std::vector<float>& final_norm() const { return final_norm_; }
+  const std::optional<PerLayerEmbeddings>& per_layer() const { return per_layer_; }
 
   /// Runs `ids` (at most cache.max_chunk()) at positions cache.length().. and stores their keys and values.
   /// Returns the final normed hidden states, [ids.size(), hidden], valid until the workspace is used again.

@@ -47,9 +47,10 @@ double rms(const std::vector<float>& v) {
 }
 
 // Each of the two blocks of a layer takes its inputs twice through a split that leaves out 2^-18 of every
-// value, and adds rounding of the size of 2^-22 in attention and sums; with norms and softmax on the way,
-// 2^-15 of what the block adds is ample. Embedding and projection make one block more. Blocks of unit scale
-// add up in the residual, so the whole is off by that much a block, of the result's own size.
+// value, and adds rounding of the size of 2^-22 in attention and sums. Softmax passes an error of queries and
+// keys on times the spread of the scores, which is about one in the encoders here. So 2^-15 of what a block
+// adds is ample; embedding and projection make one block more. Blocks of unit scale add up in the residual,
+// so the whole is off by that much a block, of the result's own size.
 double tolerance(const VisionSpec& spec, const std::vector<float>& result) {
   return static_cast<double>(2 * spec.layers + 2) * 0x1p-15 * rms(result);
 }
@@ -171,10 +172,13 @@ class RandomWeights : public TensorSource {
       const float scale = is("position_embedding") ? 0.3f : 1 / std::sqrt(static_cast<float>(t.cols()));
       for (uint16_t& v : values) {
         float value = normal(random);
+        // |q| |k| / sqrt(head size) = 1: scores that spread by one.
+        const float unit =
+            is("q_norm") || is("k_norm") ? std::pow(static_cast<float>(t.cols()), -0.25f) : 1.0f;
         if (is("_min") || is("_max"))  // ranges that clip some values, and differ from linear to linear
           value = (is("_min") ? -1.0f : 1.0f) * (1.5f + 0.1f * std::abs(value));
         else
-          value = is("norm") || is("std_scale") ? 1 + 0.2f * value : value * scale;
+          value = is("norm") || is("std_scale") ? unit * (1 + 0.2f * value) : value * scale;
         v = float_to_bf16(value);
       }
       t.data = std::as_bytes(std::span(values));
