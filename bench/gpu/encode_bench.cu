@@ -1,35 +1,47 @@
 // Speed of encoding on the GPU: a matrix of Gaussian BF16 weights in device memory, blocks of 128, to packed
 // codes and norms. JSON lines: format, median milliseconds, M weights/s.
 //
-//   encode_bench [--all]       without it only Q4 l2, Q5 l2 and Q5
+//   encode_bench [--all]            without it only Q4 l2, Q5 l2 and Q5
+//   encode_bench --checkpoint DIR   all of quantize: 3.7 GB of BF16 are written to DIR and quantised there;
+//                                   seconds, M weights/s, peak memory of the process
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "cuda/encode.h"
+#include "cuda/tensor_encoder.h"
+#include "io/safetensors_writer.h"
 #include "quant/codebook.h"
+#include "quant/quantize.h"
 
 namespace {
 
 using namespace hlwq;
 using namespace hlwq::cuda;
 
-__device__ uint32_t mixed(uint32_t x) {
-  x ^= x >> 16, x *= 0x85ebca6bu, x ^= x >> 13, x *= 0xc2b2ae35u;
-  return x ^ x >> 16;
+/// SplitMix64's i-th number.
+__device__ uint64_t mixed(uint64_t i) {
+  uint64_t z = (i + 1) * 0x9e3779b97f4a7c15u;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
 }
 
 __global__ void gaussian_kernel(__nv_bfloat16* w, size_t n) {
   for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
        i += static_cast<size_t>(gridDim.x) * blockDim.x) {
-    const auto k = static_cast<uint32_t>(i);
-    const float a = (static_cast<float>(mixed(2 * k + 1)) + 0.5f) * 0x1p-32f;
-    const float b = static_cast<float>(mixed(2 * k)) * 0x1p-32f;
-    w[i] = __float2bfloat16(0.02f * sqrtf(-2 * logf(fminf(a, 1.0f))) * cospif(2 * b));
+    const uint64_t bits = mixed(i);
+    const float a = (static_cast<float>(bits >> 40) + 0.5f) * 0x1p-24f;
+    const float b = static_cast<float>(bits & 0xffffff) * 0x1p-24f;
+    w[i] = __float2bfloat16(0.02f * sqrtf(-2 * logf(a)) * cospif(2 * b));
   }
 }
 
@@ -72,12 +84,53 @@ void bench(const HlwqFormat& format, const Buffer& source, uint64_t rows, uint64
   cudaEventDestroy(end);
 }
 
+constexpr uint64_t kRows = 5376, kCols = 21504;
+
+void bench_checkpoint(const std::filesystem::path& dir, const Buffer& source, const char* gpu) {
+  namespace fs = std::filesystem;
+  const fs::path in = dir / "encode-bench-in", out = dir / "encode-bench-out";
+  fs::create_directories(in);
+  std::ofstream(in / "config.json") << "{\"model_type\": \"llama\"}";
+  std::vector<TensorSpec> specs;
+  for (int i = 0; i < 16; ++i)
+    specs.push_back(
+        {"model.layers." + std::to_string(i) + ".mlp.down_proj.weight", DType::kBF16, {kRows, kCols}});
+  {
+    std::vector<uint8_t> bytes(source.bytes());
+    check(cudaMemcpy(bytes.data(), source.as<void>(), bytes.size(), cudaMemcpyDeviceToHost), "weights");
+    SafetensorsWriter writer(in, specs, {}, uint64_t{1} << 32);
+    for (size_t i = 0; i < specs.size(); ++i) writer.append(bytes.data(), bytes.size());
+    writer.finish();
+  }
+  const auto encoder = make_tensor_encoder(0);
+  ThreadPool pool;
+  for (const char* policy : {"q4-l2", "q5-l2", "q5"}) {
+    QuantizeOptions options;
+    options.policy = QuantPolicy::named(policy);
+    options.replace = true;
+    options.encoder = encoder.get();
+    const QuantizeResult result = quantize_model(open_model(in), options, out, pool, {});
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    std::printf(
+        "{\"bench\": \"quantize\", \"gpu\": \"%s\", \"policy\": \"%s\", \"threads\": %d, \"bytes_in\": %llu, "
+        "\"bytes_out\": %llu, \"seconds\": %.3f, \"mweights_s\": %.1f, \"peak_rss_mb\": %.0f}\n",
+        gpu, policy, pool.threads(), static_cast<unsigned long long>(result.bytes_in),
+        static_cast<unsigned long long>(result.bytes_out), result.seconds,
+        static_cast<double>(result.elements) / result.seconds / 1e6,
+        static_cast<double>(usage.ru_maxrss) / 1024);
+    std::fflush(stdout);
+  }
+  fs::remove_all(in);
+  fs::remove_all(out);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const bool all = argc > 1 && std::strcmp(argv[1], "--all") == 0;
+  const bool checkpoint = argc > 2 && std::strcmp(argv[1], "--checkpoint") == 0;
   try {
-    constexpr uint64_t kRows = 5376, kCols = 21504;
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, 0), "asking the device");
     cudaStream_t stream;
@@ -85,6 +138,11 @@ int main(int argc, char** argv) {
     const Buffer source(kRows * kCols * 2, "weights");
     gaussian_kernel<<<2048, 256, 0, stream>>>(source.as<__nv_bfloat16>(), kRows * kCols);
     check_launch("weights");
+    check(cudaStreamSynchronize(stream), "weights");
+    if (checkpoint) {
+      bench_checkpoint(argv[2], source, properties.name);
+      return 0;
+    }
     std::vector<HlwqFormat> formats = {{4, 2, 128}, {5, 2, 128}, {5, 1, 128}};
     if (all)
       for (const HlwqFormat f : {HlwqFormat{2, 2, 128}, HlwqFormat{3, 2, 128}, HlwqFormat{6, 2, 128},

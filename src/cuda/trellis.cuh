@@ -2,8 +2,10 @@
 //
 // A block belongs to as many lanes of a warp as there are states, at most 32; a warp takes several blocks
 // when there are fewer. Lane l owns the states l, l + 32, ..., which all have the same oldest code g, so that
-// it reads one group's costs, A_t[g][.], once for all of them: broadcasts from shared memory, one addition
-// and one minimum a state and predecessor. A stays where it was written until the way back has found the
+// it needs one group's costs, A_t[g][.], for all of them: one addition and one minimum a state and
+// predecessor. Where a group is large, reading it whole in every lane would take longer than that; there,
+// neighbouring lanes each take a part of it for the states of all of them, and exchange their minima. A stays
+// where it was written until the way back has found the
 // decisions in it: in shared memory if enough warps fit, else in the caller's.
 #pragma once
 
@@ -59,7 +61,13 @@ class TrellisWarp : TrellisShape<kBits, kLags> {
   using Shape::kRow;
   using Shape::kStates;
   static constexpr unsigned kAll = 0xffffffffu;
-  static constexpr int kChains = kOwn >= 4 ? 1 : 4 / kOwn;    // independent minima of a state
+  static constexpr int kMost = 0x7fffffff;
+  static constexpr int kShare = kLags == 3 || kLevels < 16 ? 1
+                                : kLevels == 16            ? 2
+                                                           : 4;  // lanes of a group's parts
+  static constexpr int kPart = kLevels / kShare;
+  static constexpr int kSums = kOwn * kShare;
+  static constexpr int kChains = kSums >= 4 ? 1 : 4 / kSums;  // independent minima of a state
   static constexpr int kWidth = kLevels < 32 ? kLevels : 32;  // lanes that seek the oldest code
   static constexpr int kCandidates = kLevels / kWidth;        // of each of them
   static constexpr unsigned kWidthMask = kWidth == 32 ? kAll : (1u << (kWidth & 31)) - 1;
@@ -82,14 +90,19 @@ class TrellisWarp : TrellisShape<kBits, kLags> {
     for (int i = lane_; i < kLags * kLevels; i += 32) value_table_[i] = t.values[i];
     for (int i = lane_; i < kLevels; i += 32) newest_table_[i] = t.fixed[i];
     const int32_t* oldest = t.fixed + (kLags - 1) * kLevels;
+    part_ = state_ % kShare;
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      const int s = state_ + k * kLanes, twice = 2 * t.fixed[s / kGroups];
-#pragma unroll
-      for (int p = 0; p < kLevels; ++p) cross_[k][p] = twice * oldest[p];
+      const int s = state_ + k * kLanes;
       done_[k] = low(t.slopes[s]);
       rest_[k] = high(t.slopes[s]);
       constant_[k] = t.constants[s];
+#pragma unroll
+      for (int r = 0; r < kShare; ++r) {
+        const int twice = 2 * t.fixed[(s - part_ + r) / kGroups];
+#pragma unroll
+        for (int p = 0; p < kPart; ++p) cross_[k * kShare + r][p] = twice * oldest[part_ * kPart + p];
+      }
     }
 #pragma unroll
     for (int j = 0; j < kCandidates; ++j) oldest_[j] = oldest[state_ % kWidth + j * kWidth];
@@ -143,29 +156,48 @@ class TrellisWarp : TrellisShape<kBits, kLags> {
   }
   __device__ int next(int at) const { return at + 1 == block_ ? 0 : at + 1; }
 
+  /// x: sums over this lane's part of the predecessors, for each lane that shares them; this lane's over all.
+  __device__ int exchange(int (&x)[kShare]) const {
+#pragma unroll
+    for (int half = kShare / 2; half > 0; half /= 2) {
+      const bool upper = (part_ & half) != 0;
+#pragma unroll
+      for (int r = 0; r < half; ++r) {
+        const int sent = upper ? x[r] : x[r + half];
+        x[r] = min(upper ? x[r + half] : x[r], __shfl_xor_sync(kAll, sent, half));
+      }
+    }
+    return x[0];
+  }
+
   /// best: the least sums into this lane's states; offset: what is taken off them, the same for all states.
   __device__ void minima(const int32_t* costs, int (&best)[kOwn], int& offset) const {
-    const int4* group = reinterpret_cast<const int4*>(costs + group_ * kLevels);
-    int chain[kOwn][kChains];
+    const int4* part = reinterpret_cast<const int4*>(costs + group_ * kLevels + part_ * kPart);
+    // With two lags the costs differ by less than a quarter of what an int holds, whichever is taken off.
+    if constexpr (kLags == 2) offset = costs[0];
+    int chain[kSums][kChains];
 #pragma unroll
-    for (int p = 0; p < kLevels; p += 4) {
-      const int4 four = group[p / 4];
+    for (int p = 0; p < kPart; p += 4) {
+      const int4 four = part[p / 4];
       const int a[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
-        for (int k = 0; k < kOwn; ++k) {
+        for (int k = 0; k < kSums; ++k) {
           int& c = chain[k][j % kChains];
           c = p + j < kChains ? a[j] + cross_[k][p + j] : __viaddmin_s32(a[j], cross_[k][p + j], c);
         }
-      // With two lags the costs differ by less than a quarter of what an int holds, whichever is taken off.
-      if (kLags == 2 && p == 0) offset = a[0];
     }
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      best[k] = chain[k][0];
+      int sums[kShare];
 #pragma unroll
-      for (int j = 1; j < kChains; ++j) best[k] = min(best[k], chain[k][j]);
+      for (int r = 0; r < kShare; ++r) {
+        sums[r] = chain[k * kShare + r][0];
+#pragma unroll
+        for (int j = 1; j < kChains; ++j) sums[r] = min(sums[r], chain[k * kShare + r][j]);
+      }
+      best[k] = exchange(sums);
     }
     // With three, a cost of the first two steps may still be that of a forbidden start: this one is not.
     if constexpr (kLags == 3) offset = __shfl_sync(kAll, best[0], 0, kLanes);
@@ -203,6 +235,11 @@ class TrellisWarp : TrellisShape<kBits, kLags> {
 #if __CUDA_ARCH__ >= 800
     if constexpr (kSize == 32) {
       return __reduce_min_sync(kAll, x);
+    } else if constexpr (kSize == 16) {
+      const bool upper = (static_cast<int>(threadIdx.x) & 16) != 0;
+      const int low_half = __reduce_min_sync(kAll, upper ? kMost : x);
+      const int high_half = __reduce_min_sync(kAll, upper ? x : kMost);
+      return upper ? high_half : low_half;
     } else
 #endif
     {
@@ -302,11 +339,11 @@ class TrellisWarp : TrellisShape<kBits, kLags> {
   }
 
   const DeviceTrellis& tables_;
-  int block_, lane_, segment_, state_, group_;
+  int block_, lane_, segment_, state_, group_, part_;
   int32_t *rows_, *history_, *rounded_, *newest_table_;
   float *input_, *value_table_;
   uint8_t* codes_;
-  int32_t cross_[kOwn][kLevels], done_[kOwn], rest_[kOwn], constant_[kOwn], oldest_[kCandidates];
+  int32_t cross_[kSums][kPart], done_[kOwn], rest_[kOwn], constant_[kOwn], oldest_[kCandidates];
 };
 
 /// Codes q [blocks, block] of u [blocks, block]. Thread blocks of one warp; history: room for every warp of

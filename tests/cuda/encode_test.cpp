@@ -173,7 +173,7 @@ TEST_F(EncodeTest, ExtremeScalesEqualTheCpu) {
     add([&](uint64_t i) { return __builtin_popcountll(i & (b / 2)) ? 1.0f : -1.0f; });
     add([](uint64_t) { return 1e-10f; });                       // norm 0 in FP16
     add([&](uint64_t i) { return i == 0 ? 6e-8f : 0.0f; });     // subnormal
-    add([&](uint64_t i) { return i == 0 ? 50000.0f : 0.0f; });  // near the top
+    add([&](uint64_t i) { return i == 0 ? 30000.0f : 0.0f; });  // near the top: norms grow by up to 1.62
     add([&](uint64_t i) { return i < 2 ? std::numeric_limits<float>::denorm_min() : 0.0f; });
     expect_equal(f, NormRule::kCorrected, make_matrix(w.size() / b, b, SourceType::kF32, w), workspace);
   }
