@@ -264,17 +264,29 @@ void few_tokens(const DenseView& w, const float* x, uint64_t tokens, float* y, c
   check_launch("a product with a plain matrix");
 }
 
-// x = high + low + less than 2^-17 of x, both BF16; rows of `pitch` elements.
-__global__ void split_kernel(const float* __restrict__ x, uint64_t cols, uint64_t pitch, uint64_t count,
+// x = high + low + less than 2^-17 of x, both BF16; a thread takes kEach values that follow each other, of
+// rows whose length they divide. The parts have rows of `pitch` elements.
+template <int kEach>
+__global__ void split_kernel(const float* __restrict__ x, uint32_t cols, uint64_t pitch,
                              __nv_bfloat16* __restrict__ high, __nv_bfloat16* __restrict__ low) {
-  for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
-       i += uint64_t{gridDim.x} * blockDim.x) {
-    const uint64_t to = pitch == cols ? i : i / cols * pitch + i % cols;
-    const float value = x[i];
-    const __nv_bfloat16 h = __float2bfloat16_rn(value);
-    high[to] = h;
-    low[to] = __float2bfloat16_rn(value - __bfloat162float(h));
+  const uint32_t c = (blockIdx.y * blockDim.x + threadIdx.x) * kEach;
+  if (c >= cols) return;
+  struct alignas(kEach * 4) Floats {
+    float v[kEach];
+  };
+  struct alignas(kEach * 2) Halves {
+    __nv_bfloat16 v[kEach];
+  };
+  const Floats in = *reinterpret_cast<const Floats*>(x + uint64_t{blockIdx.x} * cols + c);
+  Halves h, l;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    h.v[i] = __float2bfloat16_rn(in.v[i]);
+    l.v[i] = __float2bfloat16_rn(in.v[i] - __bfloat162float(h.v[i]));
   }
+  const uint64_t to = uint64_t{blockIdx.x} * pitch + c;
+  *reinterpret_cast<Halves*>(high + to) = h;
+  *reinterpret_cast<Halves*>(low + to) = l;
 }
 
 template <DenseType kType>
@@ -372,9 +384,12 @@ void dense_linear(Cublas& cublas, const DenseView& w, const float* x, uint64_t t
   if (w.type == DenseType::kF32) return cublas.multiply(w, x, w.cols, tokens, 0, y, stream);
   auto* high = static_cast<__nv_bfloat16*>(scratch);
   __nv_bfloat16* low = high + tokens * w.pitch;
-  const uint64_t count = tokens * w.cols;
-  const auto blocks = static_cast<unsigned>(std::min<uint64_t>(ceil_div(count, 256), 1 << 16));
-  split_kernel<<<blocks, 256, 0, stream>>>(x, w.cols, w.pitch, count, high, low);
+  const auto split = [&](auto kernel, uint64_t each) {
+    const dim3 grid(static_cast<unsigned>(narrow(tokens, "tokens")),
+                    static_cast<unsigned>(ceil_div(w.cols, 256 * each)));
+    kernel<<<grid, 256, 0, stream>>>(x, static_cast<uint32_t>(narrow(w.cols, "columns")), w.pitch, high, low);
+  };
+  takes_vectors(w, x) ? split(split_kernel<4>, 4) : split(split_kernel<1>, 1);
   check_launch("splitting an input into BF16 parts");
   cublas.multiply(w, low, w.pitch, tokens, 0, y, stream);
   cublas.multiply(w, high, w.pitch, tokens, 1, y, stream);

@@ -139,18 +139,17 @@ __device__ void load_tiles_transposed(uint32_t (&r)[4], const __half* row) {
                : "memory");
 }
 
-// c [16, 8] += a [16, 16] b [16, 8].
+// c [16, 8] += a [16, 16] b [16, 8]. Not volatile: the compiler may put independent products between
+// dependent ones, which have to wait for each other.
 __device__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
   for (int half = 0; half < 2; ++half)
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(half ? b1 : b0));
 #endif
@@ -215,18 +214,25 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
     for (int step = 0; step < kHeadSteps; ++step)
 #pragma unroll
-      for (int pair = 0; pair < kKeys / 16; ++pair) {
-        const int key = pair * 16 + tile / 2 * 8 + tile_row, dim = step * kStep + tile % 2 * 8;
-        uint32_t high[4], low[4];
-        load_tiles(high, &tiles[kKeyHigh][key][dim]);
-        load_tiles(low, &tiles[kKeyLow][key][dim]);
+      for (int four = 0; four < kKeys / 32;
+           ++four) {  // tiles of 8 keys, whose sums do not wait for each other
+        uint32_t high[2][4], low[2][4];
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          float(&c)[4] = scores[2 * pair + side];
-          multiply_add(c, q_low[step], high[2 * side], high[2 * side + 1]);
-          multiply_add(c, q_high[step], low[2 * side], low[2 * side + 1]);
-          multiply_add(c, q_high[step], high[2 * side], high[2 * side + 1]);
+        for (int pair = 0; pair < 2; ++pair) {
+          const int key = (2 * four + pair) * 16 + tile / 2 * 8 + tile_row, dim = step * kStep + tile % 2 * 8;
+          load_tiles(high[pair], &tiles[kKeyHigh][key][dim]);
+          load_tiles(low[pair], &tiles[kKeyLow][key][dim]);
         }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          multiply_add(scores[4 * four + i], q_low[step], high[i / 2][i % 2 * 2], high[i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          multiply_add(scores[4 * four + i], q_high[step], low[i / 2][i % 2 * 2], low[i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          multiply_add(scores[4 * four + i], q_high[step], high[i / 2][i % 2 * 2],
+                       high[i / 2][i % 2 * 2 + 1]);
       }
     if (begin + kKeys > h.patches) {
       const int left = static_cast<int>(h.patches - begin);
@@ -275,12 +281,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         load_tiles_transposed(v_high, &tiles[kValueHigh][key][dim]);
         load_tiles_transposed(v_low, &tiles[kValueLow][key][dim]);
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          float(&c)[4] = sums[2 * pair + side];
-          multiply_add(c, low, v_high[2 * side], v_high[2 * side + 1]);
-          multiply_add(c, high, v_low[2 * side], v_low[2 * side + 1]);
-          multiply_add(c, high, v_high[2 * side], v_high[2 * side + 1]);
-        }
+        for (int side = 0; side < 2; ++side)
+          multiply_add(sums[2 * pair + side], low, v_high[2 * side], v_high[2 * side + 1]);
+#pragma unroll
+        for (int side = 0; side < 2; ++side)
+          multiply_add(sums[2 * pair + side], high, v_low[2 * side], v_low[2 * side + 1]);
+#pragma unroll
+        for (int side = 0; side < 2; ++side)
+          multiply_add(sums[2 * pair + side], high, v_high[2 * side], v_high[2 * side + 1]);
       }
     }
   }
