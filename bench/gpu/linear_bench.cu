@@ -2,18 +2,20 @@
 // tokens, median microseconds, GB/s of codes and norms, TOP/s; beside them the measured read bandwidth and,
 // for many tokens, cuBLAS in BF16.
 //
-//   linear_bench [--quick]
+//   gpu_linear_bench [--quick]     INT8=1 in the environment: many tokens through INT8 tensor cores
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
 #include <vector>
 
 #include "cuda/activations.h"
+#include "cuda/dense.h"
 #include "cuda/linear.h"
 #include "quant/codebook.h"
 
@@ -98,6 +100,7 @@ int main(int argc, char** argv) {
   const std::vector<Shape> shapes{
       {"gate+up", 43008, 5376}, {"down", 5376, 21504}, {"qkv", 16384, 5376}, {"o", 5376, 8192}};
   std::vector<std::pair<int, int>> formats{{5, 1}, {5, 2}, {4, 1}, {4, 2}, {3, 2}, {6, 2}};
+  Cublas our_blas;
   cublasHandle_t blas;
   cublasCreate(&blas);
   cublasSetStream(blas, stream);
@@ -109,6 +112,7 @@ int main(int argc, char** argv) {
         activations(DeviceActivations::bytes(most, s.cols, 128), "a");
     const Buffer scratch(linear_scratch_bytes(most, s.rows, s.cols), "scratch");
     LinearResources resources = linear_resources(0);
+    resources.cublas = std::getenv("INT8") ? nullptr : &our_blas;
     resources.scratch = scratch.as<void>(), resources.scratch_bytes = scratch.bytes();
     fill(x, 7, 0x00ffffff, 0x3f000000);
     for (auto [bits, lags] : formats) {

@@ -1,6 +1,7 @@
 #include "cuda/activations.h"
 
 #include <cmath>
+#include <string>
 
 #include "cuda/rotate.cuh"
 
@@ -37,49 +38,67 @@ __device__ float block_sum(float v, float* shared) {
   return total;
 }
 
-// Several blocks share a token: each sums the whole row for itself, which costs less than meeting.
-template <int kEach>
+// Four values of a row, those beyond its end zero. Rows of a width that 4 does not divide are read one by
+// one.
+__device__ __forceinline__ float4 row4(const float* p, uint64_t i, uint64_t n) {
+  if (n % 4 == 0) return i < n ? *reinterpret_cast<const float4*>(p + i) : float4{};
+  return {i < n ? p[i] : 0, i + 1 < n ? p[i + 1] : 0, i + 2 < n ? p[i + 2] : 0, i + 3 < n ? p[i + 3] : 0};
+}
+__device__ __forceinline__ float squares4(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
+
+// Several blocks share a token: each sums the whole row for itself, which costs less than meeting. The row
+// stays in registers; kVectors pieces of 4 floats a thread.
+template <int kEach, int kVectors>
 __global__ void __launch_bounds__(kThreads)
     residual_kernel(const __grid_constant__ ResidualStep s, const __grid_constant__ DeviceActivations out,
                     int lags) {
   __shared__ float shared[kWarps];
   const uint64_t token = blockIdx.y, n = s.width;
   const float *x = s.x + token * n, *p = s.projected ? s.projected + token * n : nullptr;
+  float4 delta[kVectors];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    delta[i] = p ? row4(p, 4 * (threadIdx.x + i * kThreads), n) : float4{};
+    squares += squares4(delta[i]);
+  }
   float delta_scale = 1;
-  if (p && s.delta_norm) {
-    float squares = 0;
-    for (uint64_t i = threadIdx.x; i < n; i += kThreads) squares += p[i] * p[i];
-    delta_scale = 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(n) + s.eps);
+  const bool delta_normed = p && s.delta_norm;
+  float4 v[kVectors], w[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    v[i] = row4(x, 4 * (threadIdx.x + i * kThreads), n);
+    w[i] = delta_normed ? row4(s.delta_norm, 4 * (threadIdx.x + i * kThreads), n) : make_float4(1, 1, 1, 1);
   }
-  const auto value = [&](uint64_t i) {
-    float v = x[i];
-    if (p) v += s.delta_norm ? p[i] * delta_scale * s.delta_norm[i] : p[i];
-    return v * s.scale;
-  };
-  float norm_scale = 1;
-  if (s.norm) {
-    float squares = 0;
-    for (uint64_t i = threadIdx.x; i < n; i += kThreads) {
-      const float v = value(i);
-      squares += v * v;
-    }
-    norm_scale = 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(n) + s.eps);
+  if (delta_normed) delta_scale = 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(n) + s.eps);
+  squares = 0;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const auto add = [&](float a, float d, float weight) { return (a + d * delta_scale * weight) * s.scale; };
+    v[i] = {add(v[i].x, delta[i].x, w[i].x), add(v[i].y, delta[i].y, w[i].y), add(v[i].z, delta[i].z, w[i].z),
+            add(v[i].w, delta[i].w, w[i].w)};
+    squares += squares4(v[i]);
   }
+  const float norm_scale =
+      s.norm ? 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(n) + s.eps) : 1.0f;
+
   constexpr int kBlock = 32 * kEach;
   const uint64_t blocks = (n + kBlock - 1) / kBlock;
   for (uint64_t b = blockIdx.x * kWarps + threadIdx.x / 32; b < blocks; b += gridDim.x * kWarps) {
-    float v[kEach];
+    float y[kEach];
     const uint64_t first = b * kBlock + threadIdx.x % 32 * kEach;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      v[i] = 0;
-      if (first + i >= n) continue;
-      const float raw = value(first + i);
-      if (s.x_out) s.x_out[token * n + first + i] = raw;
-      v[i] = s.norm ? raw * norm_scale * s.norm[first + i] : raw;
-      if (s.normed) s.normed[token * n + first + i] = v[i];
+      y[i] = 0;
+      const uint64_t at = first + i;
+      if (at >= n) continue;
+      const float weight = delta_normed ? s.delta_norm[at] : 1.0f;
+      const float raw = (x[at] + (p ? p[at] * delta_scale * weight : 0.0f)) * s.scale;
+      if (s.x_out) s.x_out[token * n + at] = raw;
+      y[i] = s.norm ? raw * norm_scale * s.norm[at] : raw;
+      if (s.normed) s.normed[token * n + at] = y[i];
     }
-    if (out.block) store_rotated(v, out, token, b, lags);
+    if (out.block) store_rotated(y, out, token, b, lags);
   }
 }
 
@@ -167,8 +186,23 @@ void residual_step(const ResidualStep& step, const DeviceActivations* out, int l
   dispatch_block(out ? out->block : 128, [&]<int kEach>() {
     // With many tokens a block each is enough work; with few, the row is cut.
     const unsigned across = step.tokens >= 64 ? 1 : blocks_for(step.width, 32 * kEach * kWarps);
-    residual_kernel<kEach><<<dim3(across, static_cast<unsigned>(step.tokens)), kThreads, 0, stream>>>(
-        step, out ? *out : DeviceActivations{}, lags);
+    const auto run = [&]<int kVectors>() {
+      residual_kernel<kEach, kVectors>
+          <<<dim3(across, static_cast<unsigned>(step.tokens)), kThreads, 0, stream>>>(
+              step, out ? *out : DeviceActivations{}, lags);
+    };
+    const uint64_t vectors = (step.width + 4 * kThreads - 1) / (4 * kThreads);
+    if (vectors <= 2)
+      run.template operator()<2>();
+    else if (vectors <= 4)
+      run.template operator()<4>();
+    else if (vectors <= 6)
+      run.template operator()<6>();
+    else if (vectors <= 16)
+      run.template operator()<16>();
+    else
+      throw Error(ErrorCode::kUnsupported, "the GPU has no kernel for a hidden size of " +
+                                               std::to_string(step.width) + "; use --device cpu");
   });
   check_launch("norm and rotation");
 }

@@ -349,7 +349,8 @@ Cublas::~Cublas() {
 }
 
 void Cublas::multiply(const DenseView& w, const void* x, uint64_t x_pitch, uint64_t tokens, float beta,
-                      float* y, cudaStream_t stream) {
+                      float* y, cudaStream_t stream, uint64_t y_pitch) {
+  const int ldy = narrow(y_pitch ? y_pitch : w.rows, "outputs in a row");
   const int rows = narrow(w.rows, "rows"), cols = narrow(w.cols, "columns"), n = narrow(tokens, "tokens");
   const int ldw = narrow(w.pitch, "elements in a row"), ldx = narrow(x_pitch, "elements in a row");
   if (rows == 0 || n == 0) return;
@@ -361,13 +362,13 @@ void Cublas::multiply(const DenseView& w, const void* x, uint64_t x_pitch, uint6
   // floats to TF32.
   if (w.type == DenseType::kBF16)
     check(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, rows, n, cols, &alpha, w.data, CUDA_R_16BF, ldw, x,
-                       CUDA_R_16BF, ldx, &beta, y, CUDA_R_32F, rows, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                       CUDA_R_16BF, ldx, &beta, y, CUDA_R_32F, ldy, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
           "a BF16 matrix product");
   else
-    check(cublasSgemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, rows, n, cols, &alpha,
-                      static_cast<const float*>(w.data), ldw, static_cast<const float*>(x), ldx, &beta, y,
-                      rows),
-          "a float matrix product");
+    check(
+        cublasSgemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, rows, n, cols, &alpha,
+                    static_cast<const float*>(w.data), ldw, static_cast<const float*>(x), ldx, &beta, y, ldy),
+        "a float matrix product");
 }
 
 uint64_t dense_scratch_bytes(DenseType type, uint64_t cols, uint64_t tokens) {

@@ -62,9 +62,9 @@ class Cublas {
 
   uint64_t workspace_bytes() const { return workspace_.bytes(); }
   /// y [tokens, w.rows] = x W^T + beta * y, added up in float. x holds elements of w's type, `x_pitch` from
-  /// token to token. Throws Error(kDevice).
+  /// token to token, y `y_pitch` (0: w.rows). Throws Error(kDevice).
   void multiply(const DenseView& w, const void* x, uint64_t x_pitch, uint64_t tokens, float beta, float* y,
-                cudaStream_t stream);
+                cudaStream_t stream, uint64_t y_pitch = 0);
 
  private:
   cublasContext* handle_ = nullptr;

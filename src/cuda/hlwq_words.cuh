@@ -173,6 +173,29 @@ __device__ __forceinline__ void decode_words(const LaneCodes<kBits>& c, const Pr
   }
 }
 
+/// Each value one code to the right, around the block of 128: what a lag acts on. Four lanes hold a block.
+template <int kBits>
+__device__ __forceinline__ void turn_right(uint32_t (&w)[8]) {
+  const int lane = threadIdx.x % 32, l = lane % 4, from = (lane & ~3) | ((l + 3) & 3);
+  // The pair before the first one is the last one, its halves exchanged.
+  const uint32_t last = __shfl_sync(0xffffffff, w[7], from);
+  uint32_t before0, before4;
+  if constexpr (kBits >= 4) {
+    before0 = l ? last : prmt(last, 0, 0x2300);
+    before4 = w[3];
+  } else {
+    const uint32_t middle = __shfl_sync(0xffffffff, w[3], from);
+    before0 = l ? middle : prmt(last, 0, 0x2300);
+    before4 = l ? last : middle;
+  }
+#pragma unroll
+  for (int i = 7; i > 0; --i)
+    if (i != 4) w[i] = prmt(w[i - 1], w[i], 0x5432);
+  // Word 4 needs word 3 as it was; it is still there only where the loop has not come by.
+  w[4] = prmt(before4, w[4], 0x5432);
+  w[0] = prmt(before0, w[0], 0x5432);
+}
+
 /// Where, in words from a granule's begin, the lane's activations lie: words 0..3 and 4..7 of decode_words.
 template <int kBits>
 __device__ __forceinline__ int first_words(int l) {

@@ -6,6 +6,7 @@
 #include <bit>
 #include <string>
 
+#include "cuda/dense.h"
 #include "cuda/linear_kernels.h"
 
 namespace hlwq::cuda {
@@ -44,9 +45,17 @@ void run(LinearCall call, const HlwqFormat& f, const LookupTables& tables, uint6
   // Granules below 128 codes fill no tensor-core operand.
   if (tokens == 1 || f.granule() < 128)
     return launch_vector(call, f.bits, f.lags, tokens, resources.multiprocessors, stream);
-  if (tokens > kBatchTokens && launch_matrix(call, f, tables, tokens, resources.scratch,
-                                             resources.scratch_bytes, resources.shared_memory, stream))
-    return;
+  const auto bf16 = [&] {
+    return resources.cublas && launch_bf16(call, f, tokens, *resources.cublas, resources.scratch,
+                                           resources.scratch_bytes, stream);
+  };
+  if (tokens > kBatchTokens) {
+    if (resources.prefers_bf16 && bf16()) return;
+    if (launch_matrix(call, f, tables, tokens, resources.scratch, resources.scratch_bytes,
+                      resources.shared_memory, stream))
+      return;
+    if (!resources.prefers_bf16 && bf16()) return;
+  }
   for (uint64_t t = 0; t < tokens; t += kBatchTokens) {
     LinearCall part = tokens_from(call, t);
     launch_batch(part, f.bits, f.lags, std::min(kBatchTokens, tokens - t), stream);
@@ -69,11 +78,17 @@ LinearResources linear_resources(int device) {
         "asking for multiprocessors");
   check(cudaDeviceGetAttribute(&r.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "asking for shared memory");
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "asking for the architecture");
+  r.prefers_bf16 = major == 9 || major == 10;
   return r;
 }
 
 uint64_t linear_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols) {
-  return tokens > kBatchTokens ? matrix_scratch_bytes(tokens, rows, cols) : 0;
+  return tokens > kBatchTokens
+             ? std::max(matrix_scratch_bytes(tokens, rows, cols), bf16_scratch_bytes(tokens, rows, cols))
+             : 0;
 }
 
 void linear(const DeviceActivations& x, std::span<const DeviceTask> tasks, const LinearResources& resources,

@@ -11,6 +11,8 @@
 
 namespace hlwq::cuda {
 
+class Cublas;
+
 /// One matrix of a call. y: device floats [tokens, y_stride], the first matrix row at y[0].
 struct DeviceTask {
   DeviceMatrix weight;
@@ -22,6 +24,10 @@ struct DeviceTask {
 struct LinearResources {
   int multiprocessors = 0;
   int shared_memory = 0;  ///< bytes that a block may have (cudaDevAttrMaxSharedMemoryPerBlockOptin)
+  /// Whether many tokens are faster in BF16 than in INT8 on this GPU: measured on Hopper; consumer GPUs
+  /// multiply INT8 at four times the rate.
+  bool prefers_bf16 = false;
+  Cublas* cublas = nullptr;  ///< without it everything stays integer
   void* scratch = nullptr;
   uint64_t scratch_bytes = 0;
 };

@@ -9,6 +9,8 @@
 
 namespace hlwq::cuda {
 
+class Cublas;
+
 /// One matrix of a launch.
 struct LinearPart {
   const uint8_t* codes;
@@ -103,6 +105,10 @@ void launch_grouped(LinearCall& call, int bits, int lags, const LinearGroups& gr
 /// not allow it.
 bool launch_matrix(LinearCall& call, const HlwqFormat& format, const LookupTables& tables, uint64_t tokens,
                    void* scratch, uint64_t scratch_bytes, int shared_memory, cudaStream_t stream);
+/// Likewise through BF16 and cuBLAS.
+bool launch_bf16(LinearCall& call, const HlwqFormat& format, uint64_t tokens, Cublas& cublas, void* scratch,
+                 uint64_t scratch_bytes, cudaStream_t stream);
+uint64_t bf16_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols);
 uint64_t matrix_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols);
 
 }  // namespace hlwq::cuda

@@ -252,6 +252,7 @@ GpuModel::GpuModel(const Model& model, int device, uint64_t gpu_layers, const Pr
   try {
     cublas_ = std::make_unique<Cublas>();
     resources_ = linear_resources(device);
+    resources_.cublas = cublas_.get();
     codes_ = upload.copy(stream_, dense_, progress);
   } catch (...) {
     cudaStreamDestroy(stream_);

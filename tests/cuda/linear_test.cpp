@@ -2,6 +2,7 @@
 #include "cuda/linear.h"
 
 #include "cuda/activations.h"
+#include "cuda/dense.h"
 #include "linear_test_util.h"
 
 namespace hlwq::cuda {
@@ -11,7 +12,7 @@ class LinearTest : public HlwqGpuTest {
  protected:
   // Every output of `tokens` tokens against exact arithmetic; two matrices share the call, and outputs are
   // poisoned first.
-  void check_format(HlwqFormat f, uint64_t rows, uint64_t cols, uint64_t tokens) {
+  void check_format(HlwqFormat f, uint64_t rows, uint64_t cols, uint64_t tokens, bool bf16 = false) {
     SCOPED_TRACE(format_label(f) + " block " + std::to_string(f.block) + ", " + std::to_string(rows) + " x " +
                  std::to_string(cols) + ", " + std::to_string(tokens) + " tokens");
     const test::OwnedMatrix a(f, rows, cols, 3), b(f, rows / 2 + 1, cols, 4);
@@ -25,6 +26,9 @@ class LinearTest : public HlwqGpuTest {
     const DeviceTask tasks[] = {{da.matrix, y.as<float>(), stride},
                                 {db.matrix, y.as<float>() + a.matrix.rows, stride}};
     LinearResources resources = linear_resources(0);
+    Cublas cublas;
+    resources.prefers_bf16 = bf16;
+    resources.cublas = bf16 ? &cublas : nullptr;
     const Buffer scratch(linear_scratch_bytes(tokens, rows, cols), "scratch");
     resources.scratch = scratch.as<void>();
     resources.scratch_bytes = scratch.bytes();
@@ -36,7 +40,10 @@ class LinearTest : public HlwqGpuTest {
       for (uint64_t r = 0; r < stride - 3; ++r) {
         const bool first = r < a.matrix.rows;
         const test::Exact e = test::exact_output(first ? a : b, q, first ? r : r - a.matrix.rows, t);
-        ASSERT_NEAR(out[t * stride + r], e.value, e.tolerance) << "row " << r << ", token " << t;
+        // Through BF16, every factor is rounded by up to 2^-9 of itself; errors of a sum of thousands of
+        // terms of both signs add up to far less than the sum of their sizes.
+        const double rounding = bf16 ? e.terms * 0x1p-9 : 0;
+        ASSERT_NEAR(out[t * stride + r], e.value, e.tolerance + rounding) << "row " << r << ", token " << t;
       }
     for (uint64_t t = 0; t < tokens; ++t)
       for (uint64_t i = stride - 3; i < stride; ++i)
@@ -77,6 +84,13 @@ TEST_F(LinearTest, ManyTokens) {
   for (auto [bits, lags] : formats())
     for (uint64_t tokens : {33, 130, 300}) check_format({bits, lags, 128}, 139, 700, tokens);
   for (int block : {64, 256, 512}) check_format({5, 2, block}, 139, 1100, 129);
+}
+
+TEST_F(LinearTest, ManyTokensThroughBf16) {
+  for (auto [bits, lags] : formats())
+    for (uint64_t tokens : {33, 130}) check_format({bits, lags, 128}, 139, 700, tokens, true);
+  for (int block : {64, 256, 512})
+    for (int lags : {1, 2}) check_format({5, lags, block}, 139, 1100, 129, true);
 }
 
 TEST_F(LinearTest, MatricesThatDoNotFitAreRefused) {

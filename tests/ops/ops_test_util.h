@@ -104,6 +104,7 @@ inline QuantizedActivations quantize(const Kernels& kernels, const std::vector<f
 /// along.
 struct Exact {
   double value, tolerance;
+  double terms = 0;  ///< sum of the absolute values of all products
 };
 inline Exact exact_output(const OwnedMatrix& m, const QuantizedActivations& a, uint64_t row, uint64_t token) {
   const HlwqFormat& f = m.matrix.format;
@@ -121,6 +122,7 @@ inline Exact exact_output(const OwnedMatrix& m, const QuantizedActivations& a, u
         const double value = tables.hi[lag][codes[i]] + tables.lo[lag][codes[i]] / 128.0 + tables.offset;
         e.value += scale * value * x;
         terms += std::fabs(scale * x) * (std::fabs(value) + 129);
+        e.terms += std::fabs(scale * x * value);
       }
   }
   e.tolerance = terms * (static_cast<double>(a.blocks) + 24) * 0x1p-24;
