@@ -88,6 +88,22 @@ TEST_F(NanoImages, AnImageIsNeverCutByAChunk) {
   EXPECT_TRUE(small.ids().empty()) << "refused before anything was run";
 }
 
+// Encoders agree with transformers within 0.005 each (tests/model, tests/cuda), so with each other within
+// twice that; with a session on the GPU and without one.
+TEST_F(NanoImages, TheEncoderFollowsTheDecoderToTheGpu) {
+  Engine cpu({.threads = 2, .device = "cpu"}), gpu({.threads = 2, .device = "cuda"});
+  if (gpu.backend().starts_with("cpu")) GTEST_SKIP() << "no CUDA device on this machine";
+  const std::string bytes = read_file(image_file(0), 1 << 24);
+  const ImagePatches patches = make_patches(decode_image(std::as_bytes(std::span(bytes)), image_file(0)), 70,
+                                            model->vision()->patch_shape());
+  const std::vector<float> expected = cpu.encode_image(*model, patches);
+  EXPECT_LT(distance(gpu.encode_image(*model, patches), expected), 1e-2);
+  const Session session(model, gpu, {.context = 512, .image_tokens = 70});
+  const std::vector<float> there = gpu.encode_image(*model, patches);
+  ASSERT_EQ(there.size(), expected.size());
+  EXPECT_LT(distance(there, expected), 1e-2);
+}
+
 TEST_F(NanoImages, PrefixesWithTheSameImageAreReused) {
   const auto a = features(40, 1), b = features(40, 2);
   Session s(model, engine, options);
