@@ -2,7 +2,7 @@
 // images of the usual and of the largest size, the steps of a layer, and products with plain matrices of the
 // text model.
 //
-//   vision_bench
+//   gpu_vision_bench
 #include <cuda_runtime.h>
 
 #include <algorithm>
