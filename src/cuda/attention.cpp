@@ -40,7 +40,7 @@ uint64_t splits(const AttentionPlan& plan, int multiprocessors) {
   const uint64_t blocks = plan.sequences * plan.layout.kv_heads * tiles;
   const uint64_t sees = plan.window ? std::min(plan.context, plan.window + plan.tokens - 1) : plan.context;
   const uint64_t wanted = per_multiprocessor * static_cast<uint64_t>(multiprocessors) / blocks;
-  return std::clamp<uint64_t>(std::min(wanted, ceil_div(sees, kKeysPerSplit)), 1, 256);
+  return std::clamp<uint64_t>(std::min(wanted, ceil_div(sees, kKeysPerSplit)), 1, kMaxSplits);
 }
 
 uint64_t rows(const AttentionPlan& plan) { return plan.sequences * plan.tokens * plan.heads; }

@@ -7,6 +7,7 @@ namespace hlwq::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = 4;
+constexpr int kMergeThreads = 256;
 constexpr int kKeys = 16;  // keys in a tile; kThreads = kFloatRows * kKeys
 constexpr int kChannels = kMaxHeadDim / kThreads;
 static_assert(kFloatRows * kKeys == kThreads);
@@ -150,63 +151,81 @@ __global__ void __launch_bounds__(kThreads) float_kernel(const __grid_constant__
   }
 }
 
-/// A block for each row of the output.
-__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ AttentionArgs a) {
+/// A block for each row of the output: a thread has four channels of every few splits.
+__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ AttentionArgs a) {
+  __shared__ float4 partial[kMergeThreads];
+  __shared__ float weights[kMaxSplits], warp_values[2][kMergeThreads / 32];
   __shared__ float y[kMaxHeadDim];
-  __shared__ float partial[kThreads];
-  const int d = a.head_dim, tid = threadIdx.x;
+  const int d = a.head_dim, tid = threadIdx.x, quads = d / 4, parts = kMergeThreads / quads;
   const int64_t row = blockIdx.x;
   float* out = a.out + row * d;
-  float sum[kChannels] = {};
-  float inverse = 1;
   if (a.splits > 1) {
-    const float* stats = a.stats + row * a.splits * 2;
-    float top = -INFINITY;
-    for (int s = tid; s < a.splits; s += kThreads)
-      if (stats[2 * s + 1] != 0) top = fmaxf(top, stats[2 * s]);
-    partial[tid] = top;
+    static_assert(kMaxSplits <= kMergeThreads);
+    float top = -INFINITY, total = 0;
+    if (tid < a.splits) {
+      const float2 stats = reinterpret_cast<const float2*>(a.stats)[row * a.splits + tid];
+      total = stats.y;
+      if (total != 0) top = stats.x;  // else it saw no key, and wrote nothing more
+    }
+    float most = top;
+    for (int step = 16; step; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+    if (tid % 32 == 0) warp_values[0][tid / 32] = most;
     __syncthreads();
-    for (int step = kThreads / 2; step; step /= 2) {
-      if (tid < step) partial[tid] = fmaxf(partial[tid], partial[tid + step]);
-      __syncthreads();
+    for (const float x : warp_values[0]) most = fmaxf(most, x);
+    const float weight = total != 0 ? expf(top - most) : 0.0f;
+    total *= weight;
+    for (int step = 16; step; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+    if (tid % 32 == 0) warp_values[1][tid / 32] = total;
+    if (tid < kMaxSplits) weights[tid] = weight;
+    __syncthreads();
+    total = 0;
+    for (const float x : warp_values[1]) total += x;
+    float4 sum{};
+    if (tid < parts * quads) {
+      const auto* from = reinterpret_cast<const float4*>(a.sums) + row * a.splits * quads + tid % quads;
+#pragma unroll 4
+      for (int s = tid / quads; s < a.splits; s += parts) {
+        const float w = weights[s];
+        if (w == 0) continue;
+        const float4 x = from[static_cast<int64_t>(s) * quads];
+        sum.x += w * x.x;
+        sum.y += w * x.y;
+        sum.z += w * x.z;
+        sum.w += w * x.w;
+      }
     }
-    top = partial[0];
-    float total = 0;
-    for (int s = 0; s < a.splits; ++s) {
-      const float split_total = stats[2 * s + 1];
-      if (split_total == 0) continue;  // it saw no key
-      const float weight = expf(stats[2 * s] - top);
-      total += split_total * weight;
-      const float* from = a.sums + (row * a.splits + s) * d;
-#pragma unroll
-      for (int c = 0; c < kChannels; ++c)
-        if (tid + c * kThreads < d) sum[c] += weight * from[tid + c * kThreads];
+    partial[tid] = sum;
+    __syncthreads();
+    if (tid < quads) {
+      for (int p = 1; p < parts; ++p) {
+        const float4 x = partial[p * quads + tid];
+        sum.x += x.x;
+        sum.y += x.y;
+        sum.z += x.z;
+        sum.w += x.w;
+      }
+      const float inverse = 1.0f / total;
+      reinterpret_cast<float4*>(y)[tid] = {sum.x * inverse, sum.y * inverse, sum.z * inverse,
+                                           sum.w * inverse};
     }
-    inverse = 1.0f / total;
   } else {
-#pragma unroll
-    for (int c = 0; c < kChannels; ++c)
-      if (tid + c * kThreads < d) sum[c] = out[tid + c * kThreads];
+    if (tid < quads) reinterpret_cast<float4*>(y)[tid] = reinterpret_cast<const float4*>(out)[tid];
   }
-  const bool rotated = a.v_bits < 16;
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    const int channel = tid + c * kThreads;
-    if (channel < d) (rotated ? y : out)[channel] = sum[c] * inverse;
-  }
-  if (!rotated) return;
-  for (int step = 1; step < d; step *= 2) {
-    __syncthreads();
-    for (int i = tid; i < d / 2; i += kThreads) {
-      const int at = (i / step * 2) * step + i % step;
-      const float p = y[at], q = y[at + step];
-      y[at] = p + q;
-      y[at + step] = p - q;
+  float scale = 1;
+  if (a.v_bits < 16) {  // values were summed rotated
+    scale = rsqrtf(static_cast<float>(d));
+    for (int step = 1; step < d; step *= 2) {
+      __syncthreads();
+      for (int i = tid; i < d / 2; i += kMergeThreads) {
+        const int at = (i / step * 2) * step + i % step;
+        const float p = y[at], q = y[at + step];
+        y[at] = p + q;
+        y[at + step] = p - q;
+      }
     }
   }
   __syncthreads();
-  const float scale = rsqrtf(static_cast<float>(d));
-  for (int i = tid; i < d; i += kThreads) out[i] = y[i] * scale;
+  for (int i = tid; i < d; i += kMergeThreads) out[i] = y[i] * scale;
 }
 
 }  // namespace

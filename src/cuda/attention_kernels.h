@@ -26,6 +26,8 @@ struct AttentionArgs {
 
 /// Rows (tokens x heads of a group) that one block of the float kernel works on.
 constexpr int kFloatRows = 8;
+/// Splits of the keys, at most.
+constexpr int kMaxSplits = 256;
 /// Splits are worth this many keys at least.
 constexpr int kKeysPerSplit = 128;
 

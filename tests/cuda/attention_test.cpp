@@ -56,12 +56,12 @@ class AttentionTest : public GpuTest {
     return float_kernel || split ? 2e-4 : 2e-3;
   }
 
-  void compare(const CacheCase& s, const KvView& host, uint64_t start, const std::vector<float>& q,
-               const std::vector<uint64_t>& ends, const std::vector<float>& out, uint64_t token,
-               uint64_t head, uint64_t tokens) {
+  void compare(const CacheCase& s, const KvView& host, const ViewBooks& books, uint64_t start,
+               const std::vector<float>& q, const std::vector<uint64_t>& ends, const std::vector<float>& out,
+               uint64_t token, uint64_t head, uint64_t tokens) {
     const uint64_t d = s.head_dim, heads = s.kv_heads * s.group, at = (token * heads + head) * d;
     const uint64_t end = ends.empty() ? start + token + 1 : ends[token];
-    const auto want = attend(host, q.data() + at, head / s.group, start + token, end, s.window);
+    const auto want = attend(host, books, q.data() + at, head / s.group, start + token, end, s.window);
     for (uint64_t i = 0; i < d; ++i)
       ASSERT_NEAR(out[at + i], want[i], tolerance(s, tokens))
           << s << "; token " << token << " at " << start << ", head " << head << ", channel " << i;
@@ -74,6 +74,7 @@ class AttentionTest : public GpuTest {
     const uint64_t d = s.head_dim, kv = s.kv_heads * d, heads = s.kv_heads * s.group;
     const auto w = gaussian(d, 0.3f);
     DeviceLayer device(cache.view(0, w.data()), s.context);
+    const ViewBooks books(cache.view(0));
     uint64_t differing = 0, stored = 0;
     for (uint64_t next = 0;; ++next) {
       const uint64_t tokens = chunks[next % chunks.size()], start = cache.length();
@@ -103,7 +104,7 @@ class AttentionTest : public GpuTest {
       for (float x : out) ASSERT_TRUE(std::isfinite(x)) << s;
       for (uint64_t t : {uint64_t{0}, tokens * 5 / 8, tokens - 1})
         for (uint64_t h = 0; h<heads; h += heads> 5 ? 5 : 1) {
-          compare(s, host, start, q, ends, out, t, h, tokens);
+          compare(s, host, books, start, q, ends, out, t, h, tokens);
           if (HasFatalFailure()) return;
         }
       cache.advance(tokens);
@@ -113,7 +114,7 @@ class AttentionTest : public GpuTest {
     // bits thresholds lie close: 127 of them, a gap of 0.02 or more.
     EXPECT_LE(static_cast<double>(differing), 2 + 1e-4 * static_cast<double>(stored)) << s;
   }
-  void run(const CacheCase& s) { run(s, {1, 37, 5, 1, 1, 30, 2, 37, 11}); }
+  void run(const CacheCase& s) { run(s, {1, 37, 5, 1, 70, 1, 100, 1, 11}); }
 
   /// Sequences of different lengths, one new token each.
   void decode(const CacheCase& s, const std::vector<uint64_t>& lengths) {
@@ -139,20 +140,21 @@ class AttentionTest : public GpuTest {
       views.push_back(devices.back().view());
       positions.push_back(length - 1);
     }
+    const ViewBooks books(hosts[0]);
     const auto q = gaussian(lengths.size() * heads * d, 2 / std::sqrt(static_cast<float>(d)));
     const auto out = attend_on_gpu(plan(s, views[0], lengths.size(), 1), views, positions, {}, q);
     for (uint64_t i = 0; i < lengths.size(); ++i) {
       const std::vector<float> own_q(q.begin() + i * heads * d, q.begin() + (i + 1) * heads * d);
       const std::vector<float> own_out(out.begin() + i * heads * d, out.begin() + (i + 1) * heads * d);
       for (uint64_t h = 0; h<heads; h += heads> 4 ? 3 : 1) {
-        compare(s, hosts[i], positions[i], own_q, {}, own_out, 0, h, 1);
+        compare(s, hosts[i], books, positions[i], own_q, {}, own_out, 0, h, 1);
         if (HasFatalFailure()) return;
       }
     }
   }
 
   static constexpr int kMultiprocessors = 80;
-  ThreadPool pool_{2};
+  ThreadPool pool_{8};
   std::mt19937 random_{5};
   KvTables tables_ = kv_tables();
 };
@@ -176,7 +178,7 @@ TEST_F(AttentionTest, EveryWidthAndHeadSize) {
 
 TEST_F(AttentionTest, KeysAndValuesOfDifferentWidths) {
   for (const KvFormat f : {KvFormat{4, 16}, {16, 3}, {32, 2}, {2, 4}, {3, 32}, {8, 4}, {8, 16}})
-    for (uint64_t d : {64, 256}) {
+    for (uint64_t d : {64, 128}) {
       run({d, 3, 1, 0, 0, 0, f});
       if (HasFatalFailure()) return;
     }
@@ -184,7 +186,7 @@ TEST_F(AttentionTest, KeysAndValuesOfDifferentWidths) {
 
 TEST_F(AttentionTest, WindowsTailsAndSinks) {
   for (uint64_t window : {0, 100})
-    for (uint64_t tail : {0, 1, 20, 64})
+    for (uint64_t tail : {0, 1, 20})
       for (uint64_t sinks : {0, 4}) {
         run({128, 2, 2, window, tail, sinks, {4, 4}});
         run({32, 2, 3, window, tail, sinks, {3, 16}});
@@ -208,23 +210,24 @@ TEST_F(AttentionTest, KeysRebuiltFromValues) {
 }
 
 TEST_F(AttentionTest, SequencesOfDifferentLengths) {
-  const std::vector<uint64_t> lengths = {1, 2, 15, 16, 17, 63, 64, 65, 129, 700, 1500};
+  const std::vector<uint64_t> lengths = {1, 2, 16, 17, 65, 700, 1200};
   for (uint64_t d : {64, 128, 256, 512})
     for (const KvFormat f : {KvFormat{16, 16}, {4, 4}, {3, 3}, {2, 2}, {8, 4}, {16, 4}, {4, 16}})
       for (uint64_t window : {0, 300}) {
-        decode({d, 2, d == 512 ? 8u : 2u, window, 0, 0, f, false, false, 1500, 128}, lengths);
+        if (window && f.k_bits != f.v_bits) continue;
+        decode({d, 2, d == 512 ? 8u : 2u, window, 0, 0, f, false, false, 1200, 128}, lengths);
         if (HasFatalFailure()) return;
       }
-  decode({256, 2, 3, 0, 100, 4, {4, 4}, false, false, 1500, 128}, lengths);
-  decode({512, 1, 8, 200, 70, 4, {3, 4}, false, false, 1500, 128}, lengths);
+  decode({256, 2, 3, 0, 100, 4, {4, 4}, false, false, 1200, 128}, lengths);
+  decode({512, 1, 8, 200, 70, 4, {3, 4}, false, false, 1200, 128}, lengths);
 }
 
 TEST_F(AttentionTest, SequencesWhoseKeysAreRebuilt) {
-  const std::vector<uint64_t> lengths = {1, 17, 64, 129, 700, 1500};
+  const std::vector<uint64_t> lengths = {1, 17, 64, 129, 1200};
   for (int bits : {2, 3, 4, 16, 32}) {
-    decode({512, 2, 8, 0, 0, 0, {bits, bits}, true, false, 1500, 128}, lengths);
-    decode({512, 1, 5, 0, 100, 4, {bits, bits}, true, false, 1500, 128}, lengths);
-    decode({128, 2, 2, 0, 100, 4, {bits, bits}, true, false, 1500, 128}, lengths);
+    decode({512, 2, 8, 0, 0, 0, {bits, bits}, true, false, 1200, 128}, lengths);
+    decode({512, 1, 5, 0, 100, 4, {bits, bits}, true, false, 1200, 128}, lengths);
+    decode({128, 2, 2, 0, 100, 4, {bits, bits}, true, false, 1200, 128}, lengths);
     if (HasFatalFailure()) return;
   }
 }
@@ -291,6 +294,7 @@ TEST_F(AttentionTest, GraphsFollowPositions) {
   check(cudaStreamEndCapture(stream_, &graph), "capturing");
   check(cudaGraphInstantiate(&exec, graph, 0), "a graph");
   KvCache steps = make_cache(s, spec);
+  const ViewBooks books(steps.view(0));
   for (uint64_t position = 0; position < 600; ++position) {
     steps.store(compute(), 0, 1, k.data(), v.data());
     steps.advance(1);
@@ -300,7 +304,7 @@ TEST_F(AttentionTest, GraphsFollowPositions) {
       wait();
       continue;
     }
-    compare(s, steps.view(0), position, q, {}, to_host<float>(out), 0, 1, 1);
+    compare(s, steps.view(0), books, position, q, {}, to_host<float>(out), 0, 1, 1);
     if (HasFatalFailure()) break;
   }
   cudaGraphExecDestroy(exec);
@@ -347,12 +351,13 @@ TEST(AttentionReference, IsTheCpusAttention) {
     }
     for (float& x : q) x = g(random) / 4;
     const KvView view = cache.view(0, w.data());
+    const ViewBooks books(view);
     hlwq::attention(compute, view, {4, 199, 1, s.window, 1}, q.data(), out.data(), scratch);
     // The CPU meets codes with queries in INT8: steps of 1/127 of the largest, so scores are off by some
     // 1/127 of their size (about 2) over sqrt(12), and outputs, means of values of one unit, by less.
     const double tolerance = s.format.v_bits < 16 ? 2e-2 : 2e-5;
     for (uint64_t h = 0; h < 4; ++h) {
-      const auto want = attend(view, q.data() + h * 64, h / 2, 199, 200, s.window);
+      const auto want = attend(view, books, q.data() + h * 64, h / 2, 199, 200, s.window);
       for (uint64_t i = 0; i < 64; ++i) EXPECT_NEAR(out[h * 64 + i], want[i], tolerance) << s;
     }
   }

@@ -20,7 +20,7 @@ struct CacheCase {
   KvFormat format;
   bool rebuilt = false;
   bool image = false;  // long chunks are images
-  uint64_t context = 300, chunk = 37;
+  uint64_t context = 300, chunk = 100;
 
   bool k_coded() const { return !rebuilt && format.k_bits < 16; }
   bool v_coded() const { return format.v_bits < 16; }
@@ -57,67 +57,75 @@ inline uint64_t vector_bytes(const KvRing& ring, uint64_t head_dim) {
   return head_dim * static_cast<uint64_t>(ring.bits) / 8;
 }
 
-/// The stored vector of `position` in double, as it lies there: rotated where coded.
-inline std::vector<double> stored_vector(const KvRing& ring, uint64_t head_dim, uint64_t head,
-                                         uint64_t position) {
+/// The stored vector of `position` as floats, as it lies there: rotated where coded.
+inline std::vector<float> stored_vector(const KvRing& ring, uint64_t head_dim, uint64_t head,
+                                        uint64_t position, const Codebook& book) {
   const uint64_t row = head * ring.capacity + position % ring.capacity;
-  std::vector<double> x(head_dim);
+  std::vector<float> x(head_dim);
   const auto* bytes = static_cast<const uint8_t*>(ring.data) + row * vector_bytes(ring, head_dim);
   if (ring.bits == 32) {
     std::copy_n(reinterpret_cast<const float*>(bytes), head_dim, x.begin());
   } else if (ring.bits == 16) {
     for (uint64_t i = 0; i < head_dim; ++i) x[i] = bf16_to_float(reinterpret_cast<const uint16_t*>(bytes)[i]);
   } else {
-    const HlwqFormat format{ring.bits, 1, static_cast<int>(head_dim)};
     std::vector<uint8_t> codes(head_dim);
-    unpack_block(format, bytes, codes.data());
-    const Codebook book = lloyd_max_codebook(ring.bits);
-    const double scale = fp16_to_float(ring.norms[row]) / std::sqrt(static_cast<double>(head_dim));
+    unpack_block({ring.bits, 1, static_cast<int>(head_dim)}, bytes, codes.data());
+    const float scale = fp16_to_float(ring.norms[row]) / std::sqrt(static_cast<float>(head_dim));
     for (uint64_t i = 0; i < head_dim; ++i) x[i] = scale * book.values[codes[i]];
   }
   return x;
 }
 
-/// Attention of the query q [head_dim] of a head at `position` over keys up to key_end, scale 1.
-inline std::vector<double> attend(const KvView& view, const float* q, uint64_t head, uint64_t position,
-                                  uint64_t key_end, uint64_t window) {
+/// The codebooks of a view, which take long to compute.
+struct ViewBooks {
+  explicit ViewBooks(const KvView& v) {
+    if (v.k.main.coded()) k = lloyd_max_codebook(v.k.main.bits);
+    if (v.v.main.coded()) this->v = lloyd_max_codebook(v.v.main.bits);
+  }
+  Codebook k, v;
+};
+
+/// Attention of the query q [head_dim] of a KV head at `position` over keys up to key_end, scale 1. Vectors
+/// are floats, sums double.
+inline std::vector<double> attend(const KvView& view, const ViewBooks& books, const float* q, uint64_t head,
+                                  uint64_t position, uint64_t key_end, uint64_t window) {
   const uint64_t d = view.head_dim, first = window && position + 1 > window ? position + 1 - window : 0;
+  const bool rebuilt = !view.k.main.bits, v_coded = view.v.main.coded();
   const auto ring = [&](const KvStore& store, uint64_t p) -> const KvRing& {
     if (!store.main.coded()) return store.main;
     return p < view.sinks ? store.sinks : view.tail && p + view.tail > position ? store.exact : store.main;
   };
-  const auto plain = [&](const KvStore& store, uint64_t p) {
-    std::vector<double> x = stored_vector(ring(store, p), d, head, p);
-    if (store.main.coded()) hadamard(x.data(), static_cast<int>(d));
-    return x;
-  };
+  std::vector<float> asked(q, q + d);
+  if (view.k.main.coded()) hadamard(asked.data(), static_cast<int>(d));
   std::vector<double> scores, out(d);
+  std::vector<std::vector<float>> values;
   for (uint64_t p = first; p < key_end; ++p) {
-    std::vector<double> k = plain(view.k.main.bits ? view.k : view.v, p);
-    if (!view.k.main.bits) {
+    values.push_back(stored_vector(ring(view.v, p), d, head, p, books.v));
+    std::vector<float> k = rebuilt ? values.back() : stored_vector(ring(view.k, p), d, head, p, books.k);
+    if (rebuilt) {
+      if (v_coded) hadamard(k.data(), static_cast<int>(d));
       const uint64_t half = d / 2, pairs = view.k_pairs;
       for (uint64_t i = 0; i < d; ++i) k[i] *= view.k_weight[i];
       for (uint64_t i = 0; i < pairs; ++i) {
-        const double a = k[i], b = k[half + i], c = view.k_rope[p * 2 * pairs + i],
-                     s = view.k_rope[(p * 2 + 1) * pairs + i];
+        const float a = k[i], b = k[half + i], c = view.k_rope[p * 2 * pairs + i],
+                    s = view.k_rope[(p * 2 + 1) * pairs + i];
         k[i] = a * c - b * s;
         k[half + i] = b * c + a * s;
       }
     }
     double sum = 0;
-    for (uint64_t i = 0; i < d; ++i) sum += q[i] * k[i];
+    for (uint64_t i = 0; i < d; ++i) sum += static_cast<double>(asked[i]) * k[i];
     scores.push_back(sum);
   }
   const double top = *std::max_element(scores.begin(), scores.end());
   double sum = 0;
-  for (uint64_t p = first; p < key_end; ++p) {
-    const double weight = std::exp(scores[p - first] - top);
-    const std::vector<double> v = stored_vector(ring(view.v, p), d, head, p);
+  for (uint64_t p = 0; p < scores.size(); ++p) {
+    const double weight = std::exp(scores[p] - top);
     sum += weight;
-    for (uint64_t i = 0; i < d; ++i) out[i] += weight * v[i];
+    for (uint64_t i = 0; i < d; ++i) out[i] += weight * values[p][i];
   }
   for (double& x : out) x /= sum;
-  if (view.v.main.coded()) hadamard(out.data(), static_cast<int>(d));
+  if (v_coded) hadamard(out.data(), static_cast<int>(d));
   return out;
 }
 
