@@ -14,7 +14,8 @@
 namespace hlwq::cuda {
 namespace {
 
-constexpr uint64_t kSlabBytes = 64 << 20;
+constexpr uint64_t kSlabBytes = 32 << 20;  // stays in the L2 cache until it is read again
+constexpr uint64_t kMostBytes = 128 << 20;
 constexpr uint64_t kLeastRows = 128;
 
 // A warp expands 8 granules of a row, in pair order.
@@ -49,19 +50,23 @@ __global__ void __launch_bounds__(256)
   const float scale =
       __half2float(__ushort_as_half(part.norms[source * blocks + (g >> call.granules_shift)])) *
       call.tables.step;
+  // Bytes become floats without a conversion: in the low mantissa of 2^23, less that and the 128 that makes
+  // them positive.
+  constexpr int kParts = kLags > 1 ? kLags : 1;
   uint2 packed[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     float v[4];
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
-      const auto byte = [&](int lag) {
-        return static_cast<float>(static_cast<int8_t>(w[lag][i] >> (8 * b)));
+      const auto raised = [&](int lag) {
+        return __uint_as_float(prmt(w[lag][i] ^ 0x80808080, 0x4b000000, 0x7540 + b));
       };
-      v[b] = byte(0) + call.tables.offset * kLags;
-      if constexpr (kHasLow) v[b] += byte(1) * 0x1p-7f;
-      if constexpr (kLags > 1) v[b] += byte(1);
-      if constexpr (kLags > 2) v[b] += byte(2);
+      float sum = raised(0);
+      if constexpr (kLags > 1) sum = sum - 8388608.0f + raised(1);
+      if constexpr (kLags > 2) sum = sum - 8388608.0f + raised(2);
+      v[b] = sum - (8388608.0f + 128.0f * kParts) + call.tables.offset * kLags;
+      if constexpr (kHasLow) v[b] += (raised(1) - 8388736.0f) * 0x1p-7f;
       v[b] *= scale;
     }
     const __nv_bfloat162 low = __floats2bfloat162_rn(v[0], v[1]), high = __floats2bfloat162_rn(v[2], v[3]);
@@ -88,16 +93,19 @@ __global__ void tokens_kernel(const int8_t* q, const float2* scale_sum, uint64_t
       make_uint2(reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high));
 }
 
-uint64_t slab_rows(uint64_t cols) {
-  return std::max(kLeastRows, kSlabBytes / (cols * 2) / kLeastRows * kLeastRows);
+// Enough rows for four rounds of tiles of 128 x 128 on a large GPU, else what the cache holds.
+uint64_t slab_rows(uint64_t cols, uint64_t tokens) {
+  const uint64_t tiles = (tokens + 127) / 128,
+                 rows = std::max<uint64_t>(kSlabBytes / (cols * 2), 4 * 132 * 128 / tiles);
+  return std::max(kLeastRows, std::min(rows, kMostBytes / (cols * 2)) / kLeastRows * kLeastRows);
 }
 
 }  // namespace
 
 uint64_t bf16_scratch_bytes(uint64_t tokens, uint64_t rows, uint64_t cols) {
   const uint64_t padded = (cols + 127) / 128 * 128;
-  return (tokens + std::min((rows + kLeastRows - 1) / kLeastRows * kLeastRows, slab_rows(padded))) * padded *
-             2 +
+  return (tokens + std::min((rows + kLeastRows - 1) / kLeastRows * kLeastRows, slab_rows(padded, tokens))) *
+             padded * 2 +
          256;
 }
 
@@ -108,7 +116,7 @@ bool launch_bf16(LinearCall& call, const HlwqFormat& f, uint64_t tokens, Cublas&
   const uint64_t cols = static_cast<uint64_t>(call.granules) * 128,
                  for_tokens = (tokens * cols * 2 + 255) / 256 * 256;
   if (scratch_bytes < for_tokens + kLeastRows * cols * 2) return false;
-  const uint64_t most = std::min(slab_rows(cols), (scratch_bytes - for_tokens) / (cols * 2));
+  const uint64_t most = std::min(slab_rows(cols, tokens), (scratch_bytes - for_tokens) / (cols * 2));
   auto* x = static_cast<__nv_bfloat16*>(scratch);
   auto* w = reinterpret_cast<__nv_bfloat16*>(static_cast<unsigned char*>(scratch) + for_tokens);
   const uint64_t words = tokens * cols / 4;
