@@ -21,7 +21,6 @@ LinearCall make_call(const DeviceActivations& x, const HlwqFormat& f, const Look
   call.granules_shift = std::countr_zero(static_cast<unsigned>(f.block / f.granule()));
   call.granule_bytes = static_cast<uint32_t>(f.granule_bytes());
   for (int lag = 0; lag < 3; ++lag) call.q[lag] = x.q[lag];
-  call.coupled = x.coupled;
   call.scale_sum = x.scale_sum;
   call.tables = prmt_tables(tables);
   return call;
@@ -32,7 +31,6 @@ LinearCall tokens_from(const LinearCall& call, uint64_t first) {
   LinearCall part = call;
   const uint64_t row = static_cast<uint64_t>(call.granules) * static_cast<uint64_t>(call.granule);
   for (const int8_t*& q : part.q) q += first * row;
-  if (part.coupled) part.coupled += first * row * 2;
   part.scale_sum += first * (call.granules >> call.granules_shift);
   for (int i = 0; i < part.n_parts; ++i) part.parts[i].y += first * part.parts[i].y_stride;
   return part;
@@ -44,9 +42,6 @@ void run(LinearCall call, const HlwqFormat& f, const LookupTables& tables, uint6
   if (f.lags > (f.bits <= 4 ? 3 : 2))
     throw Error(ErrorCode::kUnsupported,
                 "the GPU has no kernel for " + format_label(f) + "; run this model with --device cpu");
-  if (launch_pairs(call, f, tokens,
-                   {resources.multiprocessors, resources.shared_memory, resources.shared_memory_all}, stream))
-    return;
   // Granules below 128 codes fill no tensor-core operand.
   if (tokens == 1 || f.granule() < 128)
     return launch_vector(call, f.bits, f.lags, tokens, resources.multiprocessors, stream);
@@ -82,8 +77,6 @@ LinearResources linear_resources(int device) {
   check(cudaDeviceGetAttribute(&r.multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "asking for multiprocessors");
   check(cudaDeviceGetAttribute(&r.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking for shared memory");
-  check(cudaDeviceGetAttribute(&r.shared_memory_all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
         "asking for shared memory");
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),

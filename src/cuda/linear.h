@@ -23,8 +23,7 @@ struct DeviceTask {
 /// What kernels ask of the device, and memory that they may use while they run.
 struct LinearResources {
   int multiprocessors = 0;
-  int shared_memory = 0;      ///< bytes that a block may have (cudaDevAttrMaxSharedMemoryPerBlockOptin)
-  int shared_memory_all = 0;  ///< bytes of a multiprocessor
+  int shared_memory = 0;  ///< bytes that a block may have (cudaDevAttrMaxSharedMemoryPerBlockOptin)
   /// Whether many tokens are faster in BF16 than in INT8 on this GPU: measured on Hopper; consumer GPUs
   /// multiply INT8 at four times the rate.
   bool prefers_bf16 = false;

@@ -45,10 +45,9 @@ __global__ void __launch_bounds__(256)
     turn_right<kBits>(w[2]);
     turn_right<kBits>(w[2]);
   }
-  if (g >= granules) return;
   const uint64_t blocks = granules >> call.granules_shift;
   const float scale =
-      __half2float(__ushort_as_half(part.norms[source * blocks + (g >> call.granules_shift)])) *
+      __half2float(__ushort_as_half(part.norms[source * blocks + (at >> call.granules_shift)])) *
       call.tables.step;
   // Bytes become floats without a conversion: in the low mantissa of 2^23, less that and the 128 that makes
   // them positive.
@@ -72,11 +71,20 @@ __global__ void __launch_bounds__(256)
     const __nv_bfloat162 low = __floats2bfloat162_rn(v[0], v[1]), high = __floats2bfloat162_rn(v[2], v[3]);
     packed[i] = make_uint2(reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high));
   }
-  auto* to = reinterpret_cast<uint2*>(out + (static_cast<uint64_t>(row) * granules + g) * 128);
+  // Over shared memory, so that a warp writes whole lines.
+  __shared__ uint2 staging[8][8][32 + 1];
+  uint2* own = staging[threadIdx.x / 32][lane / 4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    to[first_words<kBits>(l) + i] = packed[i];
-    to[second_words<kBits>(l, 128) + i] = packed[4 + i];
+    own[first_words<kBits>(l) + i] = packed[i];
+    own[second_words<kBits>(l, 128) + i] = packed[4 + i];
+  }
+  __syncwarp();
+  auto* to = reinterpret_cast<uint2*>(out + static_cast<uint64_t>(row) * granules * 128);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t granule = job % per_row * 8 + i;
+    if (granule < granules) to[granule * 32 + lane] = staging[threadIdx.x / 32][i][lane];
   }
 }
 

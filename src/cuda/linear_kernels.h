@@ -30,7 +30,6 @@ struct LinearCall {
   int granules_shift = 0;  ///< log2 of granules in a block
   uint32_t granule_bytes = 0;
   const int8_t* q[3] = {};
-  const int8_t* coupled = nullptr;
   const float2* scale_sum = nullptr;
   PrmtTables tables;
 
@@ -96,14 +95,6 @@ bool dispatch_format(int bits, int lags, Run&& run) {
 
 void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int multiprocessors,
                    cudaStream_t stream);
-/// What a launch is fitted to.
-struct LinearLimits {
-  int multiprocessors;
-  int shared_memory, shared_memory_all;  ///< bytes of a block at most, and of a multiprocessor
-};
-/// Up to 8 tokens with two lags; false, and nothing is done, for formats and devices that it does not know.
-bool launch_pairs(LinearCall& call, const HlwqFormat& format, uint64_t tokens, const LinearLimits& limits,
-                  cudaStream_t stream);
 void launch_table(LinearCall& call, const LookupTables& tables, uint64_t tokens, cudaStream_t stream);
 void launch_batch(LinearCall& call, int bits, int lags, uint64_t tokens, cudaStream_t stream);
 /// Parts are stacks of matrices of `rows` rows each. `max_tiles`: at least *groups.n_tiles; tile_tokens: 8 or

@@ -153,38 +153,59 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// Granules of 32 and 64 codes, straight from memory; a warp a group of rows.
-template <int kBits, int kLags>
-__global__ void __launch_bounds__(kThreads) small_kernel(const __grid_constant__ LinearCall call) {
-  constexpr int kRows = 2;
-  const int lane = threadIdx.x % 32, lanes = call.granule / 32, l = lane % lanes;
-  const uint32_t group = blockIdx.x * kWarps + threadIdx.x / 32, per_step = 32 / lanes, token = blockIdx.y;
+// Straight from memory, for granules of 32 and 64 codes, and for formats whose arithmetic, not memory, is the
+// limit: there registers are better spent on it. kSplit warps share a group of rows.
+template <int kBits, int kLags, bool kWide, int kRows, int kSplit>
+__global__ void __launch_bounds__(kThreads) direct_kernel(const __grid_constant__ LinearCall call) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, size = kWide ? 128 : call.granule;
+  const int lanes = size / 32, l = lane % lanes;
+  const uint32_t group = blockIdx.x * (kWarps / kSplit) + warp / kSplit, per_step = 32 / lanes,
+                 token = blockIdx.y;
   const LinearPart& part = call.part_of(group);
   const uint32_t row = (group - part.first_group) * kRows, granules = call.granules;
   const uint32_t blocks = granules >> call.granules_shift;
+  const int granule_bytes = kWide ? 16 * kBits : static_cast<int>(call.granule_bytes);
   float sum[kRows] = {};
-  for (uint32_t g = lane / lanes; g < granules; g += per_step) {
+  for (uint32_t g = warp % kSplit * per_step + lane / lanes; g < granules; g += kSplit * per_step) {
     LaneCodes<kBits> c[kRows];
     float norm[kRows];
     const uint32_t block = g >> call.granules_shift;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const uint64_t at = min(row + r, part.rows - 1);
-      c[r] = load_codes<kBits, false>(part.codes + (at * granules + g) * call.granule_bytes, l, call.granule);
+      c[r] = load_codes<kBits, kWide>(part.codes + (at * granules + g) * granule_bytes, l, size);
       norm[r] = __half2float(__ushort_as_half(__ldg(part.norms + at * blocks + block)));
     }
     const float2 scale_sum = __ldg(call.scale_sum + static_cast<uint64_t>(token) * blocks + block);
     LaneDots<kBits, kLags, kRows> dots;
-    dots.add(c, call, (static_cast<uint64_t>(token) * granules + g) * call.granule, l, call.granule);
+    dots.add(c, call, (static_cast<uint64_t>(token) * granules + g) * size, l, size);
     const bool first = l == 0 && (g & ((1u << call.granules_shift) - 1)) == 0;
     const float offset = first ? call.tables.offset * kLags * scale_sum.y : 0.0f;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) sum[r] += norm[r] * scale_sum.x * dots.value(r, offset);
   }
   sum_over_warp(sum);
+  if constexpr (kSplit > 1) {
+    __shared__ float parts[kWarps][kRows];
+    if (lane == 0)
+      for (int r = 0; r < kRows; ++r) parts[warp][r] = sum[r];
+    __syncthreads();
+    if (warp % kSplit != 0) return;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      for (int other = 1; other < kSplit; ++other) sum[r] += parts[warp + other][r];
+  }
   if (lane == 0)
     for (int r = 0; r < kRows; ++r)
       if (row + r < part.rows) part.y[token * part.y_stride + row + r] = sum[r] * call.tables.step;
+}
+
+template <int kBits, int kLags, bool kWide, int kRows, int kSplit>
+void launch_direct(LinearCall& call, uint64_t tokens, cudaStream_t stream) {
+  const uint32_t groups = call.set_groups(kRows);
+  direct_kernel<kBits, kLags, kWide, kRows, kSplit>
+      <<<dim3((groups + kWarps / kSplit - 1) / (kWarps / kSplit), static_cast<unsigned>(tokens)), kThreads, 0,
+         stream>>>(call);
 }
 
 // How much of the GPU's warps works when groups of rows are split over `split` warps: rounds and steps come
@@ -219,14 +240,16 @@ void launch_wide(LinearCall& call, int multiprocessors, cudaStream_t stream) {
 void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int multiprocessors,
                    cudaStream_t stream) {
   dispatch_format(bits, lags, [&]<int kBits, int kLags>() {
-    if (call.granule == 128) {
+    if (call.granule < 128)
+      launch_direct<kBits, kLags, false, 2, 1>(call, tokens, stream);
+    else if constexpr (kBits < 5 || kLags == 1)
       launch_wide<kBits, kLags>(call, multiprocessors, stream);
-    } else {
-      const uint32_t groups = call.set_groups(2);
-      small_kernel<kBits, kLags>
-          <<<dim3((groups + kWarps - 1) / kWarps, static_cast<unsigned>(tokens)), kThreads, 0, stream>>>(
-              call);
-    }
+    else if (call.granules >= 96)
+      launch_direct<kBits, kLags, true, 4, 4>(call, 1, stream);
+    else if (call.set_groups(4) >= static_cast<uint32_t>(multiprocessors) * 16)
+      launch_direct<kBits, kLags, true, 4, 1>(call, 1, stream);
+    else
+      launch_direct<kBits, kLags, true, 2, 1>(call, 1, stream);
   });
   check_launch("the linear of one token");
 }

@@ -28,7 +28,7 @@ uint64_t aligned(uint64_t bytes) { return ceil_div(bytes, uint64_t{256}) * 256; 
 
 uint64_t DeviceActivations::bytes(uint64_t tokens, uint64_t cols, int block) {
   const uint64_t blocks = ceil_div(cols, static_cast<uint64_t>(block));
-  return 5 * aligned(tokens * blocks * static_cast<uint64_t>(block)) +
+  return 3 * aligned(tokens * blocks * static_cast<uint64_t>(block)) +
          aligned(tokens * blocks * sizeof(float2));
 }
 
@@ -43,8 +43,6 @@ DeviceActivations DeviceActivations::place(void* memory, uint64_t tokens, uint64
     q = p;
     p += aligned(tokens * x.blocks * static_cast<uint64_t>(block));
   }
-  x.coupled = p;
-  p += 2 * aligned(tokens * x.blocks * static_cast<uint64_t>(block));
   x.scale_sum = reinterpret_cast<float2*>(p);
   return x;
 }

@@ -35,9 +35,7 @@ struct DeviceMatrix {
 struct DeviceActivations {
   uint64_t tokens = 0, cols = 0, blocks = 0;
   int block = 0;
-  int8_t* q[3] = {};  ///< by lag: turned left by 0, 1, 2; [tokens, blocks * block], 16-byte aligned
-  /// Blocks of 128 with two lags or more: pairs of lag 0 and of lag 1 in turn, [tokens, blocks * block * 2].
-  int8_t* coupled = nullptr;
+  int8_t* q[3] = {};            ///< by lag: turned left by 0, 1, 2; [tokens, blocks * block], 16-byte aligned
   float2* scale_sum = nullptr;  ///< [tokens, blocks]: scale (divided by sqrt(block) twice) and sum of q
 
   /// Bytes that place() needs for up to `tokens`, every lag included.

