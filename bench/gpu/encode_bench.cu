@@ -1,8 +1,9 @@
 // Speed of encoding on the GPU: a matrix of Gaussian BF16 weights in device memory, blocks of 128, to packed
 // codes and norms. JSON lines: format, median milliseconds, M weights/s.
 //
-//   encode_bench [--all]            without it only Q4 l2, Q5 l2 and Q5
-//   encode_bench --checkpoint DIR   all of quantize: 3.7 GB of BF16 are written to DIR and quantised there;
+//   gpu_encode_bench [--all]            without it only Q4 l2, Q5 l2 and Q5
+//   gpu_encode_bench --checkpoint DIR   all of quantize: 3.7 GB of BF16 are written to DIR and quantised
+//   there;
 //                                   seconds, M weights/s, peak memory of the process
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -152,7 +153,7 @@ int main(int argc, char** argv) {
     for (const HlwqFormat& f : formats) bench(f, source, kRows, kCols, properties.name, stream);
     cudaStreamDestroy(stream);
   } catch (const Error& e) {
-    std::fprintf(stderr, "encode_bench: %s\n", e.what());
+    std::fprintf(stderr, "gpu_encode_bench: %s\n", e.what());
     return 1;
   }
   return 0;

@@ -3,10 +3,10 @@
 // A block belongs to as many lanes of a warp as there are states, at most 32; a warp takes several blocks
 // when there are fewer. Lane l owns the states l, l + 32, ..., which all have the same oldest code g, so that
 // it needs one group's costs, A_t[g][.], for all of them: one addition and one minimum a state and
-// predecessor. Where a group is large, reading it whole in every lane would take longer than that; there,
-// neighbouring lanes each take a part of it for the states of all of them, and exchange their minima. A stays
-// where it was written until the way back has found the
-// decisions in it: in shared memory if enough warps fit, else in the caller's.
+// predecessor. With many levels neighbouring lanes read a part of the group each, for the states of all of
+// them, and exchange their minima: a quarter (at 4 bits half) of the loads for as many sums, which measured
+// alike at 4 and 5 bits. A stays where it was written until the way back has found the decisions in it: in
+// shared memory if enough warps fit, else in the caller's.
 #pragma once
 
 #include <cstdint>

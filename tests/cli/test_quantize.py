@@ -95,6 +95,14 @@ def test_not_a_number_is_named(llama, tmp_path):
     assert "q_proj" in run.stderr and os.listdir(tmp_path) == ["source"]
 
 
+def test_a_device_that_is_not_there_is_said_at_once(llama, tmp_path):
+    run = hlwq("quantize", llama, "-o", tmp_path / "q", "--device", "cuda:1000", code=1)
+    assert "CUDA" in run.stderr
+    run = hlwq("quantize", llama, "-o", tmp_path / "q", "--device", "tpu", code=2)
+    assert "cuda:N" in run.stderr
+    assert not os.listdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def big_model(tmp_path_factory):
     """Random weights that take one thread a second or more: 100 M of them."""
