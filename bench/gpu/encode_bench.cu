@@ -2,9 +2,8 @@
 // codes and norms. JSON lines: format, median milliseconds, M weights/s.
 //
 //   gpu_encode_bench [--all]            without it only Q4 l2, Q5 l2 and Q5
-//   gpu_encode_bench --checkpoint DIR   all of quantize: 3.7 GB of BF16 are written to DIR and quantised
-//   there;
-//                                   seconds, M weights/s, peak memory of the process
+//   gpu_encode_bench --checkpoint DIR   all of quantize: writes 3.7 GB of BF16 to DIR, quantises them there;
+//                                       seconds, M weights/s, peak memory of the process
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <sys/resource.h>
