@@ -107,18 +107,16 @@ void linear(const DeviceActivations& x, std::span<const DeviceTask> tasks, const
   }
 }
 
-bool has_grouped_kernel(const HlwqFormat& f) {
-  return f.granule() == 128 && f.bits <= 6 && f.lags <= (f.bits <= 4 ? 3 : 2);
-}
+bool has_grouped_kernel(const HlwqFormat& f) { return f.bits <= 6 && f.lags <= (f.bits <= 4 ? 3 : 2); }
 
 void linear_grouped(const DeviceActivations& x, const DeviceMatrix& stack, uint64_t rows_each,
                     const LinearGroups& groups, uint64_t max_tiles, uint64_t tile_tokens, float* y,
                     cudaStream_t stream) {
   check_fit(stack, x);
   if (!has_grouped_kernel(stack.format))
-    throw Error(ErrorCode::kUnsupported,
-                "the GPU has no kernel for experts in " + format_label(stack.format) + " with blocks of " +
-                    std::to_string(stack.format.block) + "; run this model with --device cpu");
+    throw Error(ErrorCode::kUnsupported, "the GPU has no kernel for experts in " +
+                                             format_label(stack.format) +
+                                             "; run this model with --device cpu");
   if (max_tiles == 0 || rows_each == 0) return;
   LinearCall call = make_call(x, stack.format, *stack.tables);
   call.parts[call.n_parts++] = {stack.codes, stack.norms, y, rows_each, static_cast<uint32_t>(rows_each), 0};

@@ -98,7 +98,7 @@ void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int mu
 void launch_table(LinearCall& call, const LookupTables& tables, uint64_t tokens, cudaStream_t stream);
 void launch_batch(LinearCall& call, int bits, int lags, uint64_t tokens, cudaStream_t stream);
 /// Parts are stacks of matrices of `rows` rows each. `max_tiles`: at least *groups.n_tiles; tile_tokens: 8 or
-/// 32, at least every tile's count. Granules of 128 codes, formats of dispatch_format only.
+/// 32, at least every tile's count. Formats of dispatch_format only.
 void launch_grouped(LinearCall& call, int bits, int lags, const LinearGroups& groups, uint64_t max_tiles,
                     uint64_t tile_tokens, cudaStream_t stream);
 /// False, and nothing is done, when the format, the device (its shared memory a block) or the scratch does

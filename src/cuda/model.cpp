@@ -157,8 +157,7 @@ std::string GpuModel::unsupported(const Model& model) {
     if (l.experts)
       for (const Weight& w : {l.experts->weights().gate_up[0], l.experts->weights().down[0]})
         if (w.hlwq && !has_grouped_kernel(w.hlwq->format))
-          return "the GPU has no kernel for experts in " + format_label(w.hlwq->format) + " with blocks of " +
-                 std::to_string(w.hlwq->format.block);
+          return "the GPU has no kernel for experts in " + format_label(w.hlwq->format);
   return {};
 }
 
