@@ -243,8 +243,8 @@ void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream) 
 
 void launch_merge(const AttentionArgs& args, cudaStream_t stream) {
   if (args.splits == 1 && args.v_bits >= 16) return;
-  merge_kernel<<<static_cast<unsigned>(args.sequences * args.tokens * args.heads), kThreads, 0, stream>>>(
-      args);
+  merge_kernel<<<static_cast<unsigned>(args.sequences * args.tokens * args.heads), kMergeThreads, 0,
+                 stream>>>(args);
   check_launch("attention's merging");
 }
 
