@@ -33,6 +33,9 @@ uint64_t splits(const AttentionPlan& plan, int multiprocessors) {
   if (decode_fits(plan)) {
     tiles = static_cast<uint64_t>(decode_head_tiles(plan));
     per_multiprocessor = static_cast<uint64_t>(decode_blocks_per_multiprocessor(plan));
+  } else if (rebuilt_fits(plan)) {
+    tiles = 1;
+    per_multiprocessor = 2;
   } else if (prefill_fits(plan)) {
     tiles = ceil_div(rows, kPrefillRows);
     per_multiprocessor = plan.layout.head_dim > 256 ? 1 : 2;
@@ -87,6 +90,8 @@ void attention(const AttentionPlan& plan, const AttentionSequences& sequences, c
   const int kv_heads = static_cast<int>(l.kv_heads);
   if (major >= 8 && decode_fits(plan))
     launch_decode(a, kv_heads, stream);
+  else if (major >= 8 && rebuilt_fits(plan))
+    launch_rebuilt(a, kv_heads, stream);
   else if (major >= 8 && prefill_fits(plan))
     launch_prefill(a, kv_heads, shared_bytes, stream);
   else

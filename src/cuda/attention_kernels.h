@@ -43,6 +43,10 @@ constexpr int kPrefillRows = 64;
 bool prefill_fits(const AttentionPlan& plan);
 void launch_prefill(const AttentionArgs& args, int kv_heads, int shared_bytes, cudaStream_t stream);
 
+/// A decode step whose keys are rebuilt, for heads of 512 with 64 rotating pairs: attention_rebuilt.cu.
+bool rebuilt_fits(const AttentionPlan& plan);
+void launch_rebuilt(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
+
 /// The kernel for every form and head size, in float: attention_float.cu.
 void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
 /// out = the splits' outputs merged by their log-sum-exp, rotated back where values are coded. With one split
