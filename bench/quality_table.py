@@ -66,16 +66,17 @@ def main():
     work = pathlib.Path(args.work or tempfile.mkdtemp(prefix="hlwq-quality-"))
     work.mkdir(parents=True, exist_ok=True)
 
+    one = ["--lags", 1]  # plain HLWQ, as published but for its tables and norms
     published = ["--codebook", "published-b", "--norm", "published"]
     variants = [
-        ("HLWQ Q8", ["--bits", 8]),
-        ("HLWQ Q6", ["--bits", 6]),
-        ("HLWQ default (Q5, embedding Q6)", []),
-        ("HLWQ Q5", ["--bits", 5]),
+        ("HLWQ Q8", ["--bits", 8, *one]),
+        ("HLWQ Q6", ["--bits", 6, *one]),
+        ("HLWQ default (Q5, embedding Q6)", one),
+        ("HLWQ Q5", ["--bits", 5, *one]),
         ("Q5, published codebook and norms", ["--bits", 5, *published]),
-        ("HLWQ Q4", ["--bits", 4]),
+        ("HLWQ Q4", ["--bits", 4, *one]),
         ("absmax INT4, groups of 128", None),
-        ("HLWQ Q3", ["--bits", 3]),
+        ("HLWQ Q3", ["--bits", 3, *one]),
     ]
     rows = []
     for name, flags in variants:

@@ -12,14 +12,13 @@
 #include "quant/hadamard.h"
 #include "quant/linear_algebra.h"
 #include "quant/trellis.h"
+#include "quant/trellis_search.h"
 
 namespace hlwq {
 namespace {
 
 constexpr int kMaxBlock = 512;
 constexpr uint64_t kTileRows = 32;
-// As in trellis.cpp: some scales near the first suit a block's codes better by luck.
-constexpr float kScales[] = {1.0f, 0.94f, 1.06f, 0.88f, 1.12f};
 
 /// a [n, n] <- H a H, H block-diagonal, in place.
 void rotate_both_sides(float* a, uint64_t n, int block, ThreadPool& pool) {
@@ -146,29 +145,22 @@ class TileRounder {
     return stored;
   }
 
-  /// The first search left both ends free. The ring is closed by searches that start and end with one code:
-  /// the one that a search around the ring, of the targets as the errors moved them, ends with. The free
-  /// start's error moves all targets, so the first closed search only serves to find that code better.
+  /// The first search left both ends free. For each of some scales, the ring is closed by a search that
+  /// starts and ends with one code: the one that a search around the ring, of the targets as the first one's
+  /// errors moved them, ends with.
   void close_ring(const float* own, const float* pending, uint64_t col, double source, Candidate& best) {
-    int anchor = ring_code(best, col, source);
-    choose(own, pending, col, anchor, best);
-    anchor = ring_code(best, col, source);
-    const float middle = best.scale;
+    const Candidate open = best;
+    const float middle = spread(open.moved, col, source);
     best.cost = std::numeric_limits<double>::infinity();
-    for (const float factor : kScales) {
+    for (int k = 0; k < kTrellisTries; ++k) {
       Candidate next;
-      next.scale = middle * factor;
-      choose(own, pending, col, anchor, next);
+      next.scale = middle * trellis_factor(k);
+      alignas(64) float u[kMaxBlock];
+      for (int i = 0; i < format_.block; ++i) u[i] = open.moved[i] / next.scale;
+      trellis_->encode(u, format_.block, 1, 1, trellis_scratch_, next.q);
+      choose(own, pending, col, next.q[format_.block - 1], next);
       if (next.cost < best.cost) best = next;
     }
-  }
-
-  /// Also sets the scale that suits the moved targets, and uses `moved` up.
-  int ring_code(Candidate& c, uint64_t col, double source) {
-    c.scale = spread(c.moved, col, source);
-    for (int i = 0; i < format_.block; ++i) c.moved[i] /= c.scale;
-    trellis_->encode(c.moved, format_.block, 1, 1, trellis_scratch_, c.q);
-    return c.q[format_.block - 1];
   }
 
   /// Root mean square of a block's targets where misses cost: columns that hardly count (padding's) may be

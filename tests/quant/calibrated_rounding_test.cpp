@@ -115,9 +115,10 @@ TEST_P(CalibratedRounding, WithoutCorrelationItIsPlainRounding) {
   for (uint64_t i = 0; i < cols; ++i) identity[i * cols + i] = 1;
   moments.add(identity.data(), cols, 1);
   const Rounded a = plain(f, w, rows, cols, pool), b = calibrated(f, moments, w, rows, cols, pool);
-  // Plain coupled encoding tries more scales, which is worth some percent, and scalar codes are chosen here
-  // after the norm, not before: both within a fifth.
-  EXPECT_LT(b.stats.relative_mse(), 1.2 * a.stats.relative_mse());
+  // Two lags: the same scales and, but for rounding, the same searches; only the code that closes a ring is
+  // found otherwise. Scalar codes are chosen here after the norm, not before, and three lags close the ring
+  // at one scale: within a fifth.
+  EXPECT_LT(b.stats.relative_mse(), (f.lags == 2 ? 1.02 : 1.2) * a.stats.relative_mse());
 }
 
 TEST_P(CalibratedRounding, IsTheSameForAnyNumberOfThreads) {
