@@ -154,7 +154,7 @@ std::vector<float> Engine::encode_image(const Model& model, const ImagePatches& 
   if (loaded_ && &loaded_->model() == &model && !images_on_cpu_) {
     try {
       loaded_->use();
-      if (!vision_) vision_ = std::make_unique<const cuda::CudaVisionTower>(tower);
+      if (!vision_) vision_ = std::make_shared<const cuda::CudaVisionTower>(tower);
       return vision_->encode(loaded_->cublas(), patches, loaded_->stream(), progress);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::kOutOfMemory && e.code() != ErrorCode::kUnsupported) throw;

@@ -70,7 +70,7 @@ class Engine {
   int gpu_ = -1;  // < 0: none is to be used
   std::string gpu_name_;
   std::shared_ptr<const cuda::GpuModel> loaded_;         // the model that is on the GPU
-  std::unique_ptr<const cuda::CudaVisionTower> vision_;  // its image encoder, from the first image on
+  std::shared_ptr<const cuda::CudaVisionTower> vision_;  // its image encoder, from the first image on
   bool images_on_cpu_ = false;                           // the encoder did not fit beside it
 };
 
