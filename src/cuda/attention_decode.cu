@@ -11,9 +11,10 @@
 namespace hlwq::cuda {
 namespace {
 
-constexpr int kHeads = 8;           // query heads of a block
-constexpr int kRingBytes = 16384;   // of tiles under way, a warp
-constexpr int kWarpsResident = 12;  // of a multiprocessor: what registers and shared memory allow
+constexpr int kHeads = 8;          // query heads of a block
+constexpr int kRingBytes = 16384;  // of tiles under way, a warp
+constexpr int kWarpsResident =
+    8;  // of a multiprocessor: fewer than fit, so that registers let products overlap
 [[maybe_unused]] constexpr float kWeightScale = 4096;  // keeps small weights among FP16's normal numbers
 
 struct DecodeArgs {
@@ -120,24 +121,30 @@ __device__ void load_queries(const DecodeArgs& args, Shared<W>& shared, int64_t 
     if (lane == 0) shared.scale[r] = ldexpf(1.0f, exponent);
   }
   __syncthreads();
+  // Through shared memory, so that the permutation is one small loop.
   const float* row = rows + lane / 4 * kDim + warp * kWarpChannels;
+  auto* parts = reinterpret_cast<uint4*>(shared.ring[0] + sizeof(float) * kHeads * kDim) + warp * 256;
+#pragma unroll 1
+  for (int s = 0; s < 8; ++s) {
+    float x[4], high[4];
 #pragma unroll
-  for (int s = 0; s < 8; ++s)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float x = row[score_channel(bits, s, lane % 4, 2 * half)];
-      const float y = row[score_channel(bits, s, lane % 4, 2 * half + 1)];
-      if (bits == 16) {
-        const float hx = __bfloat162float(__float2bfloat16_rn(x)),
-                    hy = __bfloat162float(__float2bfloat16_rn(y));
-        q[s][2 * half] = pack_bf16(hx, hy);
-        q[s][2 * half + 1] = pack_bf16(x - hx, y - hy);
-      } else {
-        const float hx = __half2float(__float2half_rn(x)), hy = __half2float(__float2half_rn(y));
-        q[s][2 * half] = pack_f16(hx, hy);
-        q[s][2 * half + 1] = pack_f16(x - hx, y - hy);
-      }
+    for (int e = 0; e < 4; ++e) {
+      x[e] = row[score_channel(bits, s, lane % 4, e)];
+      high[e] =
+          bits == 16 ? __bfloat162float(__float2bfloat16_rn(x[e])) : __half2float(__float2half_rn(x[e]));
     }
+    const auto pack = [&](float lo, float hi) { return bits == 16 ? pack_bf16(lo, hi) : pack_f16(lo, hi); };
+    parts[32 * s + lane] = {pack(high[0], high[1]), pack(x[0] - high[0], x[1] - high[1]),
+                            pack(high[2], high[3]), pack(x[2] - high[2], x[3] - high[3])};
+  }
+#pragma unroll
+  for (int s = 0; s < 8; ++s) {  // each lane's own
+    const uint4 x = parts[32 * s + lane];
+    q[s][0] = x.x;
+    q[s][1] = x.y;
+    q[s][2] = x.z;
+    q[s][3] = x.w;
+  }
   __syncthreads();
 }
 
@@ -416,10 +423,7 @@ int decode_head_tiles(const AttentionPlan& plan) {
 }
 
 int decode_blocks_per_multiprocessor(const AttentionPlan& plan) {
-  // Heads of 128 have a little too much shared memory for the last block.
-  return plan.layout.head_dim == 128
-             ? kWarpsResident - 1
-             : kWarpsResident * kWarpChannels / static_cast<int>(plan.layout.head_dim);
+  return kWarpsResident * kWarpChannels / static_cast<int>(plan.layout.head_dim);
 }
 
 void launch_decode(const AttentionArgs& base, int kv_heads, cudaStream_t stream) {

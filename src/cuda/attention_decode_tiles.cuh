@@ -54,65 +54,67 @@ __device__ __forceinline__ void score_tile(const uint8_t* tile, int keys, const 
                                            const CodeTable& table, const uint16_t* levels8, float* part,
                                            int stride, int lane) {
   const int g = lane / 4, t = lane % 4;
-#pragma unroll 2
-  for (int n = 0; n < keys; n += 8) {
-    const int row = n + g;
-    const uint8_t* x = tile + row * (kWarpChannels * kBits / 8);
-    float c[2][4] = {};
-    if constexpr (kBits == 16) {
+#pragma unroll 1
+  for (int pair = 0; pair < keys; pair += 16)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint4 w = shared16(x + swizzle<16>(row, t + 4 * i) * 16);
-        mma_bf16(c[0], q[2 * i], w.x, w.y);
-        mma_bf16(c[1], q[2 * i + 1], w.z, w.w);
-      }
-    } else if constexpr (kBits == 8) {
+    for (int n = pair; n < pair + 16; n += 8) {
+      const int row = n + g;
+      const uint8_t* x = tile + row * (kWarpChannels * kBits / 8);
+      float c[2][4] = {};
+      if constexpr (kBits == 16) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint4 w = shared16(x + swizzle<8>(row, t + 4 * i) * 16);
+        for (int i = 0; i < 4; ++i) {
+          const uint4 w = shared16(x + swizzle<16>(row, t + 4 * i) * 16);
+          mma_bf16(c[0], q[2 * i], w.x, w.y);
+          mma_bf16(c[1], q[2 * i + 1], w.z, w.w);
+        }
+      } else if constexpr (kBits == 8) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint4 w = shared16(x + swizzle<8>(row, t + 4 * i) * 16);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const uint32_t v = word(w, j);
+            const uint32_t b0 = levels8[v & 255] | levels8[v >> 8 & 255] << 16;
+            const uint32_t b1 = levels8[v >> 16 & 255] | levels8[v >> 24] << 16;
+            mma_f16(c[j & 1], q[4 * i + j], b0, b1);
+          }
+        }
+      } else if constexpr (kBits == 4) {
+        const uint4 w = shared16(x + swizzle<4>(row, t) * 16);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const uint32_t v = word(w, j);
-          const uint32_t b0 = levels8[v & 255] | levels8[v >> 8 & 255] << 16;
-          const uint32_t b1 = levels8[v >> 16 & 255] | levels8[v >> 24] << 16;
-          mma_f16(c[j & 1], q[4 * i + j], b0, b1);
+          uint32_t h[4];
+          decode4(word(w, j), table, h);
+          mma_f16(c[0], q[2 * j], h[0], h[1]);
+          mma_f16(c[1], q[2 * j + 1], h[2], h[3]);
         }
-      }
-    } else if constexpr (kBits == 4) {
-      const uint4 w = shared16(x + swizzle<4>(row, t) * 16);
+      } else {
+        const uint2 w = shared8(x + 8 * t);
+        uint4 signs{};
+        if constexpr (kBits == 3) signs = shared16(x + 32);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        uint32_t h[4];
-        decode4(word(w, j), table, h);
-        mma_f16(c[0], q[2 * j], h[0], h[1]);
-        mma_f16(c[1], q[2 * j + 1], h[2], h[3]);
-      }
-    } else {
-      const uint2 w = shared8(x + 8 * t);
-      uint4 signs{};
-      if constexpr (kBits == 3) signs = shared16(x + 32);
+        for (int f = 0; f < 4; ++f) {
+          // Codes 8t + i + 32f have their signs in bits i of byte t of word f.
+          const uint32_t sign = kBits == 3 ? (word(signs, f) >> (8 * t)) & 0xff : 0;
 #pragma unroll
-      for (int f = 0; f < 4; ++f) {
-        // Codes 8t + i + 32f have their signs in bits i of byte t of word f.
-        const uint32_t sign = kBits == 3 ? (word(signs, f) >> (8 * t)) & 0xff : 0;
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          uint32_t b0, b1;
-          decode2(word(w, j), 2 * f, table, b0, b1);
-          if constexpr (kBits == 3) {
-            // Two copies, 15 bits apart: bits 4j and 4j + 1, then 4j + 2 and 4j + 3, become bits 15 and 31.
-            b0 |= (sign * ((1u << (15 - 4 * j)) + (1u << (30 - 4 * j)))) & 0x80008000u;
-            b1 |= (sign * ((1u << (13 - 4 * j)) + (1u << (28 - 4 * j)))) & 0x80008000u;
+          for (int j = 0; j < 2; ++j) {
+            uint32_t b0, b1;
+            decode2(word(w, j), 2 * f, table, b0, b1);
+            if constexpr (kBits == 3) {
+              // Two copies, 15 bits apart: bits 4j and 4j + 1, then 4j + 2 and 4j + 3, become bits 15 and 31.
+              b0 |= (sign * ((1u << (15 - 4 * j)) + (1u << (30 - 4 * j)))) & 0x80008000u;
+              b1 |= (sign * ((1u << (13 - 4 * j)) + (1u << (28 - 4 * j)))) & 0x80008000u;
+            }
+            mma_f16(c[j], q[4 * j + f], b0, b1);
           }
-          mma_f16(c[j], q[4 * j + f], b0, b1);
         }
       }
+      float2 sum;
+      sum.x = c[0][0] + c[0][2] + (c[1][0] + c[1][2]);
+      sum.y = c[0][1] + c[0][3] + (c[1][1] + c[1][3]);
+      *reinterpret_cast<float2*>(part + g * stride + n + 2 * t) = sum;
     }
-    float2 sum;
-    sum.x = c[0][0] + c[0][2] + (c[1][0] + c[1][2]);
-    sum.y = c[0][1] + c[0][3] + (c[1][1] + c[1][3]);
-    *reinterpret_cast<float2*>(part + g * stride + n + 2 * t) = sum;
-  }
 }
 
 /// Where the weight of key j of a tile stands in its row.
