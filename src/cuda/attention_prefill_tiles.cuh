@@ -23,15 +23,13 @@ __device__ inline void load_matrices(uint32_t (&r)[4], const __half* p) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(p));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(at)
-               : "memory");
+               : "r"(at));
 }
 __device__ inline void load_transposed(uint32_t (&r)[4], const __half* p) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(p));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(at)
-               : "memory");
+               : "r"(at));
 }
 
 /// One thread's share of a tile of kKeys vectors, on the way from a ring to shared memory: kUnits runs of 32
@@ -168,9 +166,9 @@ struct TileShare {
   /// Two BF16 values as FP16.
   __device__ static uint32_t narrowed(uint32_t x, float factor) {
     const float a = __uint_as_float(x << 16) * factor, b = __uint_as_float(x & 0xffff0000u) * factor;
-    // NaN passes both comparisons unharmed.
-    const auto bound = [](float y) { return y > 65504.0f ? 65504.0f : y < -65504.0f ? -65504.0f : y; };
-    return pack_f16(bound(a), bound(b));
+    const __half2 most = __float2half2_rn(65504.0f);
+    const __half2 h = __hmax2_nan(__hmin2_nan(__floats2half2_rn(a, b), most), __hneg2(most));
+    return *reinterpret_cast<const uint32_t*>(&h);
   }
 };
 
