@@ -69,12 +69,6 @@ std::string Engine::backend() const {
 #ifdef HLWQ_CUDA
 namespace {
 
-std::string gpu_unsupported(const Model& model) {
-  if (model.spec().experts || model.spec().per_layer_width)
-    return "models with experts or per-layer embeddings do not run on the GPU yet";
-  return cuda::GpuModel::unsupported(model);
-}
-
 // The image encoder's weights and its work on one image, where it will be on the GPU.
 uint64_t vision_bytes(const Model& model, uint64_t image_tokens) {
   if (image_tokens == 0 || !model.vision() || !cuda::CudaVisionTower::supports(model.vision()->spec()))
@@ -88,7 +82,7 @@ uint64_t vision_bytes(const Model& model, uint64_t image_tokens) {
 uint64_t Engine::gpu_layers(const Model& model, uint64_t context, uint64_t max_chunk, const KvSettings& kv,
                             uint64_t image_tokens) {
   if (gpu_ < 0 || options_.gpu_layers == 0) return 0;
-  if (const std::string why = gpu_unsupported(model); !why.empty()) {
+  if (const std::string why = cuda::GpuModel::unsupported(model); !why.empty()) {
     note(why + ": running on the processor");
     return 0;
   }
@@ -172,7 +166,7 @@ uint64_t Engine::default_context(const Model& model, uint64_t chunk, const KvSet
   const ModelSpec& spec = model.spec();
   uint64_t context = spec.max_context;
 #ifdef HLWQ_CUDA
-  if (gpu_ >= 0 && options_.gpu_layers < 0 && gpu_unsupported(model).empty()) {
+  if (gpu_ >= 0 && options_.gpu_layers < 0 && cuda::GpuModel::unsupported(model).empty()) {
     uint64_t weights =
         loaded_ && &loaded_->model() == &model ? 0 : cuda::GpuModel::weight_bytes(model, spec.layers.size());
     if (!vision_) weights += vision_bytes(model, image_tokens);
