@@ -35,7 +35,7 @@ uint64_t splits(const AttentionPlan& plan, int multiprocessors) {
     per_multiprocessor = static_cast<uint64_t>(decode_blocks_per_multiprocessor(plan));
   } else if (rebuilt_fits(plan)) {
     tiles = 1;
-    per_multiprocessor = 1;  // what its registers leave room for
+    per_multiprocessor = 2;
   } else if (prefill_fits(plan)) {
     tiles = ceil_div(rows, kPrefillRows);
     per_multiprocessor = plan.layout.head_dim > 256 ? 1 : 2;

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kHeads = 8;          // query heads of a block
 constexpr int kRingBytes = 16384;  // of tiles under way, a warp
-// Of a multiprocessor: fewer than fit, so that registers let products overlap.
-constexpr int kWarpsResident = 8;
+constexpr int kWarpsResident =
+    8;  // of a multiprocessor: fewer than fit, so that registers let products overlap
 [[maybe_unused]] constexpr float kWeightScale = 4096;  // keeps small weights among FP16's normal numbers
 
 struct DecodeArgs {
@@ -242,11 +242,11 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
   };
   // The first warp brings the norms: a lane each of a tile's, a tile ahead.
   RingRun k_ahead = k_run, v_ahead = v_run;
-  uint16_t k_norm = 0, v_norm = 0;  // as stored: converting them would wait for them
+  float k_norm = 0, v_norm = 0;
   const auto fetch_norms = [&](int tile) {
     if (lane >= end - begin - tile * keys || lane >= keys) return;
-    if (k_coded) k_norm = k_ahead.norms[k_ahead.at(lane)];
-    if (v_coded) v_norm = v_ahead.norms[v_ahead.at(lane)];
+    if (k_coded) k_norm = __half2float(__ushort_as_half(k_ahead.norms[k_ahead.at(lane)])) * norm_scale;
+    if (v_coded) v_norm = __half2float(__ushort_as_half(v_ahead.norms[v_ahead.at(lane)])) * norm_scale;
     k_ahead.advance(keys);
     v_ahead.advance(keys);
   };
@@ -265,8 +265,8 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
     fetch();
     const int n = min(keys, end - begin - tile * keys);
     if (warp == 0) {
-      shared.norms[0][lane] = __half2float(__ushort_as_half(k_norm)) * norm_scale;
-      shared.norms[1][lane] = __half2float(__ushort_as_half(v_norm)) * norm_scale;
+      shared.norms[0][lane] = k_norm;
+      shared.norms[1][lane] = v_norm;
       fetch_norms(tile + 1);
     }
     const uint8_t *k = ring + stage * stage_bytes, *v = k + k_bytes;

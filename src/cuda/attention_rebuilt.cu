@@ -99,7 +99,7 @@ __device__ __forceinline__ void unrotate(const __half* v, int row, float (&y)[4]
 #endif
 
 /// Grid: (splits, KV heads, sequences).
-__global__ void __launch_bounds__(kThreads) rebuilt_kernel(const __grid_constant__ RebuiltArgs args) {
+__global__ void __launch_bounds__(kThreads, 2) rebuilt_kernel(const __grid_constant__ RebuiltArgs args) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   extern __shared__ uint4 dynamic[];
   auto& shared = *reinterpret_cast<Shared*>(dynamic);
