@@ -11,7 +11,7 @@
 namespace hlwq::cli {
 namespace {
 
-constexpr uint64_t kChunk = SessionOptions{}.chunk;
+constexpr uint64_t kChunk = kCpuChunk;
 
 class Info : public Command {
  public:

@@ -42,6 +42,8 @@ class Engine {
   /// "cpu/avx2"; "cuda:0 NVIDIA ..." once a model has been loaded there.
   std::string backend() const;
   int threads() const { return pool_.threads(); }
+  /// Whether models go to a GPU as far as they can.
+  bool uses_gpu() const { return gpu_ >= 0 && options_.gpu_layers != 0; }
 
   /// A sequence of `model`, which must outlive it and this, on the device that fits: as CpuSequence and
   /// GpuSequence. The first one loads the weights to the GPU, which reports to `progress`. `image_tokens`: of

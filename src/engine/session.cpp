@@ -5,15 +5,16 @@
 namespace hlwq {
 namespace {
 
-uint64_t wanted_chunk(const SessionOptions& options) {
-  if (options.chunk == 0) throw Error(ErrorCode::kInvalidArgument, "the chunk must be at least one token");
-  return std::max(options.chunk, options.image_tokens);
+uint64_t wanted_chunk(const Engine& engine, const SessionOptions& options) {
+  const uint64_t chunk = options.chunk.value_or(engine.uses_gpu() ? kGpuChunk : kCpuChunk);
+  if (chunk == 0) throw Error(ErrorCode::kInvalidArgument, "the chunk must be at least one token");
+  return std::max(chunk, options.image_tokens);
 }
 
 uint64_t checked_context(const Model& model, Engine& engine, const SessionOptions& options) {
   const ModelSpec& spec = model.spec();
   if (options.context == 0)
-    return engine.default_context(model, wanted_chunk(options), options.kv, options.image_tokens);
+    return engine.default_context(model, wanted_chunk(engine, options), options.kv, options.image_tokens);
   if (options.context > spec.max_context)
     throw Error(ErrorCode::kInvalidArgument, "a context of " + std::to_string(options.context) +
                                                  " tokens is beyond the model's " +
@@ -26,7 +27,7 @@ uint64_t checked_context(const Model& model, Engine& engine, const SessionOption
 Session::Session(std::shared_ptr<const Model> model, Engine& engine, const SessionOptions& options)
     : model_(std::move(model)) {
   const uint64_t context = checked_context(*model_, engine, options);
-  sequence_ = engine.sequence(*model_, context, std::min(wanted_chunk(options), context), options.kv,
+  sequence_ = engine.sequence(*model_, context, std::min(wanted_chunk(engine, options), context), options.kv,
                               options.image_tokens);
   logits_.resize(model_->spec().vocab);
 }

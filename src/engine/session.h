@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,12 +18,17 @@ namespace hlwq {
 struct SessionOptions {
   uint64_t context =
       0;  ///< tokens; 0: the model's own, or less where its cache would pass a quarter of the memory
-  uint64_t chunk = 256;  ///< tokens per forward pass while reading a prompt
+  /// Tokens per forward pass while reading a prompt: 256, or on a GPU 512.
+  std::optional<uint64_t> chunk = {};
   KvSettings kv = {};
   /// Tokens of the largest image that will be fed: an image goes through in one pass, so chunks grow to hold
   /// it.
   uint64_t image_tokens = 0;
 };
+
+/// Chunks on the processor, where more gains nothing, and on a GPU, where a pass reads all weights and
+/// activations take memory.
+constexpr uint64_t kCpuChunk = 256, kGpuChunk = 512;
 
 class Session {
  public:

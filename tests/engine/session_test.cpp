@@ -226,7 +226,7 @@ TEST_F(Nano, PlanEqualsAllocation) {
       const SessionOptions o{.context = context, .chunk = 256, .kv = kv};
       const Session s(model, engine, o);
       const MemoryPlan plan =
-          plan_memory(model->spec(), facts.weight_bytes, facts.vision_bytes, context, o.chunk, kv);
+          plan_memory(model->spec(), facts.weight_bytes, facts.vision_bytes, context, *o.chunk, kv);
       EXPECT_EQ(plan.kv, s.kv_bytes());
       EXPECT_EQ(plan.scratch, s.scratch_bytes());
       EXPECT_EQ(plan.total, plan.weights + plan.vision + plan.kv + plan.scratch);
