@@ -23,7 +23,8 @@ template <int D, int kRowGroups, int kKeys>
 struct Shape {
   static constexpr int kColumns = D > 256 ? D / 256 : 1, kWarps = kRowGroups * kColumns,
                        kThreads = kWarps * 32;
-  static constexpr int kRows = kRowGroups * 16, kChannels = D / kColumns;
+  static constexpr int kRows = kRowGroups * 16;
+  static constexpr int channels() { return D / kColumns; }
   struct Shared {
     __half q[kRows * D], k[kKeys * D], v[kKeys * D];
     float exchange[kColumns > 1 ? kWarps : 1][kKeys / 2][32];  // a warp's half of the scores
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(Shape<D, kRowGroups, kKeys>::kThreads, D > 256
   const int token[2] = {(first_row + min(row_group * 16 + g, rows - 1)) / a.group,
                         (first_row + min(row_group * 16 + g + 8, rows - 1)) / a.group};
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
-  float o[S::kChannels / 8][4] = {};
+  float o[S::channels() / 8][4] = {};
 
   TileShare<D, kKeys, S::kThreads> share;
   const auto load = [&](const KvStore& store, const TileCursor& c) {
@@ -151,8 +152,8 @@ __global__ void __launch_bounds__(Shape<D, kRowGroups, kKeys>::kThreads, D > 256
 
     float s[kKeys / 8][4] = {};
 #pragma unroll 4
-    for (int step = 0; step < S::kChannels / 16; ++step) {
-      const int chunk = column * (S::kChannels / 8) + 2 * step, m = lane / 8;
+    for (int step = 0; step < S::channels() / 16; ++step) {
+      const int chunk = column * (S::channels() / 8) + 2 * step, m = lane / 8;
       uint32_t x[4];
       load_matrices(x, shared.q + tile_at<D>(row_group * 16 + (m & 1) * 8 + lane % 8, chunk + (m >> 1)));
 #pragma unroll
@@ -203,7 +204,7 @@ __global__ void __launch_bounds__(Shape<D, kRowGroups, kKeys>::kThreads, D > 256
         }
       if (__any_sync(~0u, kept != 1.0f)) {
 #pragma unroll
-        for (int i = 0; i < S::kChannels / 8; ++i) {
+        for (int i = 0; i < S::channels() / 8; ++i) {
           o[i][2 * r] *= kept;
           o[i][2 * r + 1] *= kept;
         }
@@ -222,9 +223,9 @@ __global__ void __launch_bounds__(Shape<D, kRowGroups, kKeys>::kThreads, D > 256
                              pack_f16(s[2 * k + 1][2], s[2 * k + 1][3])};
       const int m = lane / 8, row = k * 16 + (m & 1) * 8 + lane % 8;
 #pragma unroll
-      for (int i = 0; i < S::kChannels / 16; ++i) {
+      for (int i = 0; i < S::channels() / 16; ++i) {
         uint32_t y[4];
-        load_transposed(y, shared.v + tile_at<D>(row, column * (S::kChannels / 8) + 2 * i + (m >> 1)));
+        load_transposed(y, shared.v + tile_at<D>(row, column * (S::channels() / 8) + 2 * i + (m >> 1)));
         mma_f16(o[2 * i], p, y[0], y[1]);
         mma_f16(o[2 * i + 1], p, y[2], y[3]);
       }
@@ -248,9 +249,9 @@ __global__ void __launch_bounds__(Shape<D, kRowGroups, kKeys>::kThreads, D > 256
     }
     const float scale = a.splits > 1 ? v_unit * unit : v_unit / total[r];
     float* to =
-        (a.splits > 1 ? a.sums + (i * a.splits + split) * D : a.out + i * D) + column * S::kChannels + 2 * t;
+        (a.splits > 1 ? a.sums + (i * a.splits + split) * D : a.out + i * D) + column * S::channels() + 2 * t;
 #pragma unroll
-    for (int c = 0; c < S::kChannels / 8; ++c)
+    for (int c = 0; c < S::channels() / 8; ++c)
       *reinterpret_cast<float2*>(to + 8 * c) = {o[c][2 * r] * scale, o[c][2 * r + 1] * scale};
   }
 #endif
