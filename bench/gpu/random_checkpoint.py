@@ -39,7 +39,8 @@ def tensor_of(name, shape, generator, like):
         return torch.ones(shape, device="cuda")
     if len(shape) == 1:
         if "norm" in name or "std_scale" in name:
-            center = 0.3 if "post_" in name else 1.0
+            # Queries and keys: scores of deviation one. At 1.0 attention would choose one key each, and any rounding change which.
+            center = 0.25 if "q_norm" in name or "k_norm" in name else 0.3 if "post_" in name else 1.0
             return center * (1 + 0.1 * torch.randn(shape, **kind))
         return 0.02 * torch.randn(shape, **kind)
     rows, cols = math.prod(shape[:-1]), shape[-1]
