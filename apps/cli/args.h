@@ -73,6 +73,7 @@ Command* parse_command_line(int argc, char** argv, const std::vector<std::unique
                             int& exit_code);
 
 std::unique_ptr<Command> make_quantize();
+std::unique_ptr<Command> make_export();
 std::unique_ptr<Command> make_run();
 std::unique_ptr<Command> make_chat();
 std::unique_ptr<Command> make_info();

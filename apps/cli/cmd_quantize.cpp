@@ -230,8 +230,9 @@ class Quantize : public Command {
                        const std::vector<AllocationItem>& items, uint64_t weights, int lags) const {
     const auto [least, most] = allocation_range(items, lags);
     const uint64_t other = fixed_bytes(source, options, items, lags);
-    const double given = bpw_ ? *bpw_ / 8 * static_cast<double>(weights)
-                              : static_cast<double>(parse_bytes(size_)) - static_cast<double>(other);
+    const double given = bpw_
+                             ? *bpw_ / 8 * static_cast<double>(weights)
+                             : static_cast<double>(parse_bytes(size_, "--size")) - static_cast<double>(other);
     // More bytes than 8 bits everywhere take are left over; a rate that high must be a slip.
     if (given < static_cast<double>(least) || (bpw_ && *bpw_ > 9)) {
       const auto rate = [&](uint64_t bytes) {
@@ -285,21 +286,6 @@ class Quantize : public Command {
       file.commit();
     }
     return result;
-  }
-
-  static uint64_t parse_bytes(const std::string& text) {
-    static const std::map<std::string, double> kUnits = {
-        {"", 1},     {"B", 1},        {"KB", 1e3},        {"MB", 1e6},
-        {"GB", 1e9}, {"KIB", 1024.0}, {"MIB", 1048576.0}, {"GIB", 1073741824.0}};
-    char* end = nullptr;
-    const double number = std::strtod(text.c_str(), &end);
-    std::string unit(end);
-    unit.erase(std::remove(unit.begin(), unit.end(), ' '), unit.end());
-    std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::toupper(c); });
-    const auto it = kUnits.find(unit);
-    if (end == text.c_str() || it == kUnits.end() || !(number > 0 && number * it->second < 1e15))
-      throw UsageError("--size wants a number and a unit, such as 19.9GB, 800MB or 15GiB; got " + text);
-    return static_cast<uint64_t>(number * it->second);
   }
 
   CalibrationWindows calibration_windows(const Model& model, const CalibrationOptions& options) const {

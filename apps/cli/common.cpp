@@ -2,10 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <random>
 
 #include "base/file.h"
@@ -186,6 +189,21 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   }
   if (ids.empty()) throw UsageError("no token ids given");
   return ids;
+}
+
+uint64_t parse_bytes(const std::string& text, const std::string& option) {
+  static const std::map<std::string, double> kUnits = {
+      {"", 1},     {"B", 1},        {"KB", 1e3},        {"MB", 1e6},
+      {"GB", 1e9}, {"KIB", 1024.0}, {"MIB", 1048576.0}, {"GIB", 1073741824.0}};
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  std::string unit(end);
+  unit.erase(std::remove(unit.begin(), unit.end(), ' '), unit.end());
+  std::transform(unit.begin(), unit.end(), unit.begin(), [](unsigned char c) { return std::toupper(c); });
+  const auto it = kUnits.find(unit);
+  if (end == text.c_str() || it == kUnits.end() || !(number > 0 && number * it->second < 1e15))
+    throw UsageError(option + " wants a number and a unit, such as 19.9GB, 800MB or 15GiB; got " + text);
+  return static_cast<uint64_t>(number * it->second);
 }
 
 std::string read_text(const std::string& path) {

@@ -82,6 +82,8 @@ auto usage(Check&& check) {
 QuantPolicy read_policy(const std::string& name);
 /// "1,2,3" (spaces allowed too) as token ids. Throws UsageError.
 std::vector<int32_t> parse_ids(const std::string& text);
+/// "19.9GB", "800MB", "15GiB" or a plain number as bytes; `option` names it in the UsageError.
+uint64_t parse_bytes(const std::string& text, const std::string& option);
 /// A whole file; "-" is stdin.
 std::string read_text(const std::string& path);
 /// Messages of a conversation from a JSON file: a list of objects that have a role each.

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   using namespace hlwq::cli;
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(make_quantize());
+  commands.push_back(make_export());
   commands.push_back(make_run());
   commands.push_back(make_chat());
   commands.push_back(make_info());

@@ -1,8 +1,11 @@
 #include "quant/model_card.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 #include <map>
 #include <sstream>
+#include <string_view>
 
 #include "base/file.h"
 #include "quant/checkpoint_plan.h"
@@ -34,13 +37,10 @@ std::string metadata_string(const ModelSource& source, const char* key) {
   return value.is_string() ? value.get<std::string>() : std::string();
 }
 
-/// The licence lines of the source's own card, as they stand there.
-std::string license_lines(const ModelSource& source) {
+/// The lines of the source's own card that begin with one of `keys`, as they stand there.
+std::string card_lines(const ModelSource& source, std::initializer_list<std::string_view> keys) {
   std::string text;
-  if (source.kind == ModelSource::Kind::kGguf) {
-    const std::string license = metadata_string(source, "general.license");
-    return license.empty() ? text : "license: " + yaml(license) + "\n";
-  }
+  if (source.kind == ModelSource::Kind::kGguf) return text;
   std::error_code ec;
   const auto card = source.path / "README.md";
   if (!std::filesystem::is_regular_file(card, ec)) return text;
@@ -54,10 +54,16 @@ std::string license_lines(const ModelSource& source) {
   std::string line;
   if (!std::getline(lines, line) || line.substr(0, 3) != "---") return text;
   while (std::getline(lines, line) && line.substr(0, 3) != "---")
-    if (line.starts_with("license:") || line.starts_with("license_name:") ||
-        line.starts_with("license_link:"))
+    if (std::any_of(keys.begin(), keys.end(), [&](std::string_view key) { return line.starts_with(key); }))
       text += line + "\n";
   return text;
+}
+
+std::string license_lines(const ModelSource& source) {
+  if (source.kind != ModelSource::Kind::kGguf)
+    return card_lines(source, {"license:", "license_name:", "license_link:"});
+  const std::string license = metadata_string(source, "general.license");
+  return license.empty() ? license : "license: " + yaml(license) + "\n";
 }
 
 struct Group {
@@ -127,6 +133,41 @@ std::string model_card(const ModelSource& source, const QuantizeOptions& options
                                                       : "published (`__packed`, `__norms`, `__meta`)")
       << calibration_text(options.calibration)
       << ".\n\n## Run it\n\n```sh\nhlwq chat .\nhlwq run . -p \"Hello\"\nhlwq info .\n```\n";
+  return out.str();
+}
+
+std::string export_card(const ModelSource& source, const ExportOptions& options, const ExportResult& result) {
+  QuantizeOptions named;
+  named.base_model = options.base_model;
+  const std::string base = base_model_name(source, named);
+  const bool int4 = options.format == ExportFormat::kCompressedTensors;
+  // An HLWQ checkpoint's card already names what it was made from.
+  std::string base_line = options.base_model.empty() ? card_lines(source, {"base_model:"}) : std::string();
+  if (base_line.empty()) base_line = "base_model: " + yaml(base) + "\n";
+  const bool images = source.config.is_object() && source.config.contains("vision_config");
+  uint64_t rounded = 0, kept = 0;
+  double error = 0;
+  for (const ExportedWeight& w : result.weights) {
+    (w.int4 ? rounded : kept) += w.elements;
+    error += w.int4 ? w.mse * static_cast<double>(w.elements) : 0;
+  }
+  std::ostringstream out;
+  out << "---\n"
+      << base_line << (int4 ? "base_model_relation: quantized\n" : "") << "library_name: transformers\n"
+      << license_lines(source) << "pipeline_tag: " << (images ? "image-text-to-text" : "text-generation")
+      << "\ntags:\n"
+      << (int4 ? "- compressed-tensors\n- w4a16\n" : "- bfloat16\n") << "---\n\n# "
+      << base.substr(base.find_last_of('/') + 1) << (int4 ? " W4A16" : " BF16") << "\n\n"
+      << "Written by `hlwq export`: " << bytes_text(result.bytes_out) << ".\n\n";
+  if (int4)
+    out << "Linear layers of the language model in 4-bit integers, symmetric, groups of " << options.group
+        << " with BF16 scales (compressed-tensors, pack-quantized): " << rounded
+        << " weights, relative squared error of this rounding "
+        << fixed(rounded > 0 ? error / static_cast<double>(rounded) : 0, "%.6f")
+        << ". All else in BF16: " << kept << " weights.\n\n```sh\nvllm serve .\n```\n";
+  else
+    out << "All weights in BF16"
+        << (source.config.contains("quantization_config") ? ", decoded from HLWQ codes" : "") << ".\n";
   return out.str();
 }
 

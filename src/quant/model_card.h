@@ -4,6 +4,7 @@
 #include <string>
 
 #include "io/model_source.h"
+#include "quant/export.h"
 #include "quant/quantize.h"
 
 namespace hlwq {
@@ -16,5 +17,8 @@ std::string base_model_name(const ModelSource& source, const QuantizeOptions& op
 /// metadata.
 std::string model_card(const ModelSource& source, const QuantizeOptions& options,
                        const QuantizeResult& result);
+
+/// The same for an export: what its tensors are and how to serve it.
+std::string export_card(const ModelSource& source, const ExportOptions& options, const ExportResult& result);
 
 }  // namespace hlwq

@@ -1,8 +1,5 @@
 #include "quant/quantize.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -11,6 +8,7 @@
 
 #include "base/file.h"
 #include "quant/checkpoint_plan.h"
+#include "quant/companions.h"
 #include "quant/model_card.h"
 #include "quant/published_layout.h"
 
@@ -21,16 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kSlabBytes =
     16u << 20;  // of decoded floats: enough rows for all cores, small beside any tensor
-constexpr uint64_t kSlackBytes = 16u << 20;  // headers, index, card: beyond tensor data
-
-// Reading a map by faults waits for the disk a few pages at a time; this has the kernel fetch while the cores
-// encode.
-void prefetch(std::span<const std::byte> part) {
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
-  if (!part.empty()) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
-}
 
 /// Writes the planned tensors one after another, in slabs of rows.
 class Streamer {
@@ -259,56 +247,10 @@ class Streamer {
   std::vector<uint16_t> norms_;
 };
 
-void write_text(const fs::path& path, const std::string& text) {
-  AtomicFile file(path);
-  file.write(text);
-  file.commit();
-}
-
-std::string pretty(const OrderedJson& json) {
-  return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
-}
-
-bool has_content(const OrderedJson& json) { return json.is_object() && !json.empty(); }
-
-uint64_t side_file_bytes(const ModelSource& source) {
-  uint64_t bytes = source.tokenizer_json.size();
-  for (const fs::path& f : source.side_files) {
-    std::error_code ec;
-    const uint64_t size = fs::file_size(f, ec);
-    if (!ec) bytes += size;
-  }
-  return bytes;
-}
-
-// A disk that is too small is better said before an hour's work than after it. One that cannot be asked may
-// still do.
-void check_disk(const fs::path& where, uint64_t needed) {
-  fs::path existing = fs::absolute(where);
-  std::error_code ec;
-  while (!fs::exists(existing, ec) && existing.has_parent_path() && existing != existing.parent_path())
-    existing = existing.parent_path();
-  const fs::space_info space = fs::space(existing, ec);
-  if (!ec && space.available < needed)
-    throw Error(ErrorCode::kIo, "the checkpoint needs " + std::to_string(needed) + " bytes and " +
-                                    existing.string() + " has " + std::to_string(space.available) +
-                                    " free: make room, choose another disk or fewer bits");
-}
-
 /// Everything that is not a tensor.
 void write_companions(const ModelSource& source, const QuantizeOptions& options, const CheckpointPlan& plan,
                       const QuantizeResult& result, const fs::path& dir) {
-  for (const fs::path& file : source.side_files) {
-    const fs::path to = dir / file.filename();
-    std::error_code ec;
-    fs::copy_file(file, to, ec);
-    if (!ec) fs::permissions(to, fs::perms::owner_write, fs::perm_options::add, ec);
-    if (ec)
-      throw Error(ErrorCode::kIo, "cannot copy " + file.string() + " into the checkpoint: " + ec.message());
-  }
-  const auto write_if_new = [&dir](const char* name, const std::string& text) {
-    if (!fs::exists(dir / name)) write_text(dir / name, text);
-  };
+  write_side_files(source, options.tokenizer_json, dir);
   OrderedJson config = source.config.is_object() ? source.config : OrderedJson::object();
   if (options.layout == CheckpointLayout::kNative) {
     config["quantization_config"] = quantization_config(plan, options);
@@ -320,14 +262,6 @@ void write_companions(const ModelSource& source, const QuantizeOptions& options,
     write_text(dir / "polar_config.json", text);
   }
   write_text(dir / "config.json", pretty(config));
-  if (has_content(source.generation_config))
-    write_if_new("generation_config.json", pretty(source.generation_config));
-  if (has_content(source.tokenizer_config))
-    write_if_new("tokenizer_config.json", pretty(source.tokenizer_config));
-  const std::string& tokenizer =
-      source.tokenizer_json.empty() ? options.tokenizer_json : source.tokenizer_json;
-  if (!tokenizer.empty()) write_if_new("tokenizer.json", tokenizer);
-  if (!source.chat_template.empty()) write_if_new("chat_template.jinja", source.chat_template);
   if (!options.policy_json.empty()) write_text(dir / "hlwq_policy.json", options.policy_json);
   write_text(dir / "README.md", model_card(source, options, result));
 }
@@ -342,7 +276,7 @@ QuantizeResult quantize_model(const ModelSource& source, const QuantizeOptions& 
                               ThreadPool& pool, const Progress& progress) {
   const auto start = std::chrono::steady_clock::now();
   const CheckpointPlan plan = plan_checkpoint(source, options);
-  check_disk(out, plan.bytes + side_file_bytes(source) + kSlackBytes);
+  check_disk(source, out, plan.bytes);
 
   QuantizeResult result;
   std::map<const Tensor*, QuantizedTensor> reports;
