@@ -1,6 +1,6 @@
 """Rules of the tree that no compiler checks. Prints each breach and exits 1 if there is any.
 
-- an include goes to the own layer or a lower one (base < io < quant < ops; text and vision on base; model < cuda < engine < eval < apps)
+- an include goes to the own layer or a lower one (base < io < quant < ops; text, vision and hub on base; model < cuda < engine < eval < apps)
 - include/hlwq is self-contained: standard headers and itself
 - no file over 800 lines
 - no path of somebody's machine
@@ -24,6 +24,7 @@ LAYERS = {
     "ops": {"base", "io", "quant"},
     "text": {"base"},
     "vision": {"base"},
+    "hub": {"base"},
     "model": {"base", "io", "quant", "ops", "text", "vision"},
     "cuda": {"base", "io", "quant", "ops", "text", "vision", "model"},
     "engine": {"base", "io", "quant", "ops", "text", "vision", "model", "cuda"},

@@ -2,7 +2,7 @@
 
 # What every build needs.
 build_packages=(g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev libopenblas-dev
-  libpng-dev libwebp-dev xz-utils)
+  libpng-dev libwebp-dev libcurl4-openssl-dev libssl-dev ca-certificates xz-utils)
 
 fail() {
   printf '%s: %s\n' "$(basename "$0")" "$*" >&2

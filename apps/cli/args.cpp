@@ -77,7 +77,10 @@ Command* parse_command_line(int argc, char** argv, const std::vector<std::unique
   app.set_version_flag("--version", "hlwq " HLWQ_VERSION);
   app.require_subcommand(1);
   app.footer(
-      "MODEL is a directory with config.json and safetensors, an HLWQ checkpoint, or a .gguf file.\n"
+      "MODEL is a directory with config.json and safetensors, an HLWQ checkpoint, a .gguf file, or a "
+      "Hugging\n"
+      "Face repository, owner/name[@revision][/folder or file], which is downloaded when the cache lacks "
+      "it.\n"
       "'hlwq COMMAND --help' shows a command's options and examples.\n"
       "Exit codes: 0 done, 1 failed, 2 wrong use.");
   std::vector<CLI::App*> subs;

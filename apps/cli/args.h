@@ -80,5 +80,6 @@ std::unique_ptr<Command> make_info();
 std::unique_ptr<Command> make_bench();
 std::unique_ptr<Command> make_tokenize();
 std::unique_ptr<Command> make_template();
+std::unique_ptr<Command> make_pull();
 
 }  // namespace hlwq::cli

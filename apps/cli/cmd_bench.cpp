@@ -8,6 +8,7 @@
 #include "eval/compare.h"
 #include "eval/perplexity.h"
 #include "eval/speed.h"
+#include "hub_args.h"
 #include "terminal.h"
 
 namespace hlwq::cli {
@@ -26,7 +27,7 @@ class Bench : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
+    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint, .gguf file or owner/name");
     args.flag("--ppl", ppl_, "Perplexity of --text-file");
     args.option("--kld", base_, "BASE",
                 "KL divergence and top-1 agreement against this model; gives --ppl too");
@@ -67,8 +68,8 @@ class Bench : public Command {
     if (!quality && (text_file_ || ids_file_)) throw UsageError("--text-file goes with --ppl or --kld");
 
     Engine engine = engine_.make();
-    const auto model = Model::load(model_);
-    const auto base = base_ ? Model::load(*base_) : nullptr;
+    const auto model = Model::load(find_model(model_));
+    const auto base = base_ ? Model::load(find_model(*base_)) : nullptr;
     const ModelFacts facts = model_facts(*model);
     OrderedJson out{{"tokens", nullptr},        {"nll", nullptr},         {"ppl", nullptr},
                     {"kl_mean", nullptr},       {"kl_median", nullptr},   {"top1", nullptr},
@@ -129,7 +130,7 @@ class Bench : public Command {
     const std::vector<Variant> list = variants();
 
     Engine engine = engine_.make();
-    const auto model = Model::load(model_);
+    const auto model = Model::load(find_model(model_));
     const std::vector<int32_t> ids = text_ids(*model);
     const EvalOptions options = eval_options(*model);
     // Beside the results there is room for results; variants are as large as models.

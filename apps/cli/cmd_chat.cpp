@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "common.h"
 #include "engine/generate.h"
+#include "hub_args.h"
 #include "line_input.h"
 #include "terminal.h"
 
@@ -39,7 +40,7 @@ class Chat : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
+    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint, .gguf file or owner/name");
     args.option("-s,--system", system_, "TEXT", "System message");
     args.option("--load", load_, "FILE", "Go on with a saved conversation");
     args.option("-n,--max-tokens", max_tokens_, "N", "Tokens per answer at most");
@@ -56,7 +57,7 @@ class Chat : public Command {
     if (max_tokens_ && *max_tokens_ < 1) throw UsageError("-n must be positive");
     const ImageOptions image_options = image_args_.options();
     Engine engine = engine_.make();
-    const auto model = Model::load(model_);
+    const auto model = Model::load(find_model(model_));
     if (vision_) model->require_vision();
     SessionOptions session_options = context_.options();
     if (model->vision()) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common.h"
+#include "hub_args.h"
 #include "info_report.h"
 #include "model/config_reader.h"
 #include "model/vision_tower.h"
@@ -25,7 +26,8 @@ class Info : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Model directory (its config.json is enough), checkpoint or .gguf file");
+    args.positional("MODEL", model_,
+                    "Model directory (its config.json is enough), checkpoint, .gguf file or owner/name");
     args.option("--policy", policy_, "NAME|FILE",
                 "Plan for weights quantized so: default, q2..q8, published, or a JSON file");
     args.option("--lags", lags_, "N", "The policy with coupled codebooks: 2 is default-l2, q4-l2...");
@@ -38,6 +40,7 @@ class Info : public Command {
 
   int run() override {
     const std::optional<QuantPolicy> policy = asked_policy();
+    model_ = find_model(model_, FileSet::kNoWeights);
     const ModelSource source = open_model(model_);
     const Engine engine = engine_.make();
     InfoReport r;

@@ -8,6 +8,7 @@
 #include "engine/calibration.h"
 #include "engine/device.h"
 #include "eval/sensitivity.h"
+#include "hub_args.h"
 #include "quant/allocation.h"
 #include "quant/quantize.h"
 #include "terminal.h"
@@ -97,7 +98,7 @@ class Quantize : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Directory with safetensors, or a .gguf file");
+    args.positional("MODEL", model_, "Directory with safetensors, a .gguf file or owner/name");
     args.option("-o,--output", out_, "DIR", "Where the checkpoint goes; it appears whole or not at all");
     args.option("--policy", policy_, "NAME|FILE",
                 "default (5 bits, embedding and lm_head 6), q2..q8, published, or a JSON file");
@@ -141,6 +142,9 @@ class Quantize : public Command {
     if (encoder && !calibrate_.empty())
       throw UsageError("--calibrate rounds on the CPU only: leave --device out");
     options.encoder = encoder.get();
+    const std::string asked = model_;
+    model_ = find_model(model_);
+    if (model_ != asked && options.base_model.empty()) options.base_model = parse_repository(asked)->id;
     if (bpw_ || !size_.empty()) allocate_bits(options);
     if (calibrate_.empty()) {
       const ModelSource source = open_model(model_);

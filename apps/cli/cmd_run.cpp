@@ -2,6 +2,7 @@
 #include "answer.h"
 #include "common.h"
 #include "engine/generate.h"
+#include "hub_args.h"
 #include "terminal.h"
 
 namespace hlwq::cli {
@@ -31,7 +32,7 @@ class Run : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint or .gguf file");
+    args.positional("MODEL", model_, "Model directory, HLWQ checkpoint, .gguf file or owner/name");
     args.option("-p,--prompt", prompt_, "TEXT", "The prompt; '-' reads standard input");
     args.option("-f,--file", file_, "FILE", "The prompt from a file");
     args.option("--messages", messages_, "FILE",
@@ -57,7 +58,7 @@ class Run : public Command {
   int run() override {
     check_arguments();
     Engine engine = engine_.make();
-    const auto model = Model::load(model_);
+    const auto model = Model::load(find_model(model_));
     GenerateOptions options;
     options.sampling = sampling_.params(*model);
     options.stop = sampling_.stop;

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "common.h"
+#include "hub_args.h"
 #include "terminal.h"
 #include "text/chat_template.h"
 
@@ -20,7 +21,7 @@ class Template : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Model directory, .gguf file or .jinja template");
+    args.positional("MODEL", model_, "Model directory, .gguf file, owner/name or .jinja template");
     args.option("-p,--prompt", prompt_, "TEXT", "One user message; '-' reads standard input");
     args.option("-s,--system", system_, "TEXT", "System message before it");
     args.option("--messages", messages_file_, "FILE", "JSON list of {role, content} messages");
@@ -47,7 +48,7 @@ class Template : public Command {
         show(text);
       return kDone;
     }
-    const auto model = Model::load(model_);
+    const auto model = Model::load(find_model(model_));
     const std::string text = chat_prompt(*model, list, options);
     if (!json_) {
       show(text);

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "common.h"
+#include "hub_args.h"
 #include "model/model.h"
 #include "terminal.h"
 
@@ -37,7 +38,7 @@ class Tokenize : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "Model directory, .gguf file or tokenizer.json");
+    args.positional("MODEL", model_, "Model directory, .gguf file, tokenizer.json or owner/name");
     args.option("-p,--prompt", prompt_, "TEXT", "The text (default: standard input)");
     args.option("-f,--file", file_, "FILE", "The text from a file");
     args.option("--decode", decode_, "IDS", "Show the text of these ids, 1,2,3");
@@ -52,7 +53,7 @@ class Tokenize : public Command {
     if (prompt_.has_value() + file_.has_value() + decode_.has_value() > 1)
       throw UsageError("tokenize takes one of -p, -f and --decode");
     if (lines_ && (decode_ || json_)) throw UsageError("--lines goes with neither --decode nor --json");
-    const auto tokenizer = open_tokenizer(model_);
+    const auto tokenizer = open_tokenizer(find_model(model_, FileSet::kNoWeights));
     if (decode_) return run_decode(*tokenizer);
     const std::string text = prompt_ && *prompt_ != "-" ? *prompt_ : read_text(file_ ? *file_ : "-");
     if (lines_) return run_lines(*tokenizer, text);

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   commands.push_back(make_bench());
   commands.push_back(make_tokenize());
   commands.push_back(make_template());
+  commands.push_back(make_pull());
   int code = kFailed;
   try {
     Command* command = parse_command_line(argc, argv, commands, code);

@@ -17,6 +17,9 @@ enum class ErrorCode {
   kCancelled,        ///< interrupted on request
   kContextFull,      ///< the sequence does not fit in the context
   kDevice,           ///< a GPU call failed, or there is no GPU
+  kDenied,           ///< a server wants a token, or one with more rights
+  kNetwork,          ///< no connection, or a server that fails
+  kNoSpace,          ///< the disk is full
 };
 
 /// Says what was wrong, where, and what to do about it, in one or two sentences.

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("HLWQ_BUILD", ROOT / "build"))
@@ -17,7 +18,7 @@ GOLDENS = ["llama_tied", "llama_untied_bias", "llama3_rope", "gemma3", "gemma4",
 def hlwq(*arguments, code=0, stdin="", env=None, timeout=300):
     """Runs the program and checks its exit code; returns the completed process."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HLWQ_")}
-    environment.update(env or {})
+    environment = {k: v for k, v in (environment | (env or {})).items() if v is not None}
     run = subprocess.run(
         [str(BINARY), *map(str, arguments)],
         input=stdin, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=timeout,
@@ -54,3 +55,46 @@ def nano_q5(nano, tmp_path_factory):
 def llama():
     """A tiny random model without a tokenizer."""
     return asset("llama_tied")
+
+
+@pytest.fixture
+def server():
+    """A Hub on this machine."""
+    s = HubServer()
+    yield s
+    s.close()
+
+
+class User:
+    """Somebody with a home directory of their own, a cache in it, and the server as their Hub."""
+
+    def __init__(self, home, server):
+        self.home, self.server = home, server
+        self.cache = home / ".cache/huggingface/hub"
+
+    def env(self, **more):
+        """To be laid over the process's own; None: not set."""
+        names = ["XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH",
+                 "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+                 "HF_HUB_DISABLE_SYMLINKS"]
+        local = {"HF_ENDPOINT": self.server.url, "HOME": str(self.home), "NO_PROXY": "*", "no_proxy": "*"}
+        return dict.fromkeys(names) | local | more
+
+    def run(self, *arguments, code=0, **env):
+        return hlwq(*arguments, code=code, env=self.env(**env), timeout=120)
+
+    def pull(self, *arguments, **env):
+        return json.loads(self.run("pull", *arguments, "--json", **env).stdout)
+
+
+@pytest.fixture
+def user(tmp_path, server):
+    home = tmp_path / "home"
+    home.mkdir()
+    return User(home, server)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A model of few tensors, as a repository's files."""
+    return {p.name: p.read_bytes() for p in asset("llama_tied").iterdir() if p.suffix in (".json", ".safetensors")}

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from conftest import BINARY, hlwq, hlwq_json
 
-COMMANDS = ["quantize", "run", "chat", "info", "bench", "tokenize", "template"]
+COMMANDS = ["quantize", "run", "chat", "info", "bench", "tokenize", "template", "pull"]
 
 
 def test_version_and_help():

@@ -1,0 +1,20 @@
+// MODEL arguments: a path, or a repository that is looked up in the shared Hugging Face cache and downloaded.
+#pragma once
+
+#include <string>
+
+#include "hub/pull.h"
+
+namespace hlwq::cli {
+
+/// From the process's environment.
+HubSettings hub_environment();
+
+/// Whether progress may be drawn: not with HF_HUB_DISABLE_PROGRESS_BARS.
+bool progress_allowed();
+
+/// `model` itself when it is there or is no repository id; else the repository's path in the cache. What is
+/// missing is downloaded, and stderr says so. Throws Error, UsageError.
+std::string find_model(const std::string& model, FileSet files = FileSet::kModel);
+
+}  // namespace hlwq::cli
