@@ -24,7 +24,7 @@ def junit_cases(path):
 
 
 # Steps that run test cases, and where their reports are.
-REPORTS = {"unit tests": "build/*.xml", "command line tests": "pytest.xml", "sanitizer tests": "build-asan/*.xml"}
+REPORTS = {"unit tests": "build/*.xml", "command line and Python tests": "pytest.xml", "sanitizer tests": "build-asan/*.xml"}
 
 
 def main():
