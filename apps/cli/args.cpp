@@ -40,6 +40,15 @@ void Args::option(const std::string& names, std::optional<float>& target, const 
   in_group(app_.add_option(names, target, help), group_, meta);
 }
 
+void Args::optional(const std::string& names, std::optional<std::string>& target, const std::string& bare,
+                    const std::string& meta, const std::string& help) {
+  const auto store = [&target, bare](const CLI::results_t& values) {
+    target = values.empty() || values[0].empty() ? bare : values[0];
+    return true;
+  };
+  in_group(app_.add_option(names, store, help)->expected(0, 1), group_, meta);
+}
+
 void Args::option(const std::string& names, std::vector<std::string>& target, const std::string& meta,
                   const std::string& help) {
   // One value an occurrence, so that a value never swallows what follows it.

@@ -41,6 +41,9 @@ class Args {
               const std::string& help);
   void option(const std::string& names, std::optional<float>& target, const std::string& meta,
               const std::string& help);
+  /// Its value may be left out, and is `bare` then.
+  void optional(const std::string& names, std::optional<std::string>& target, const std::string& bare,
+                const std::string& meta, const std::string& help);
   /// May be given several times.
   void option(const std::string& names, std::vector<std::string>& target, const std::string& meta,
               const std::string& help);

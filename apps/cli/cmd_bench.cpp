@@ -1,9 +1,12 @@
 // hlwq bench: quality (perplexity, KL divergence) and speed.
+#include <cstdio>
 #include <filesystem>
 
 #include "base/file.h"
+#include "bench_charts.h"
 #include "common.h"
 #include "compare_report.h"
+#include "engine/calibration.h"
 #include "engine/plan.h"
 #include "eval/compare.h"
 #include "eval/perplexity.h"
@@ -23,7 +26,8 @@ class Bench : public Command {
            "  hlwq bench SmolLM2-Q5 --ppl --text-file wiki.test.raw --windows 32\n"
            "  hlwq bench SmolLM2-Q5 --kld SmolLM2.gguf --text-file wiki.test.raw --json\n"
            "  hlwq bench SmolLM2.gguf --compare q4,q4-l2,int4,q4_k_m --text-file wiki.test.raw --chart "
-           "kl.svg";
+           "kl.svg\n"
+           "  hlwq bench SmolLM2-Q5 --ppl --speed --chart charts -o report.md -o report.json";
   }
 
   void declare(Args& args) override {
@@ -33,63 +37,132 @@ class Bench : public Command {
                 "KL divergence and top-1 agreement against this model; gives --ppl too");
     args.flag("--speed", speed_, "Prefill and decode speed (the default)");
     args.flag("--json", json_, "Print the figures as JSON");
+    args.option("-o,--output", outputs_, "FILE", "Write the figures as .md or .json; may be repeated");
+    args.optional(
+        "--chart", chart_, "charts", "DIR",
+        "Draw memory by component, context by the cache's bits, with --speed also speed by context, with "
+        "--compare size against divergence, as SVG and PNG; FILE.svg or FILE.png: that last one alone");
     args.group("Quality");
-    args.option("--text-file", text_file_, "FILE", "Text to measure on");
+    args.option("--text-file", text_file_, "FILE", "Text to measure on (one that comes with hlwq)");
     args.option("--ids-file", ids_file_, "FILE", "Text as token ids instead, for models without a tokenizer");
     args.option("--kld-kv-bits", base_kv_, "N", "Bits of the base's key/value cache (16)");
     args.number("-c,--ctx", window_, 2, "N", "Tokens per window, the BOS included (512)");
     args.number("--stride", stride_, 1, "N", "Tokens from window to window (default: no overlap)");
     args.number("--windows", windows_, 1, "N", "Only the first N windows (default: all)");
     args.group("Comparison");
-    args.option("--compare", compare_, "LIST",
-                "Quantise MODEL in several ways and measure each against it. Comma-separated: policies (q4, "
-                "q4-l2, default...), int4, nf4, GGUF types (q4_k_m), policy files, checkpoints; or usual");
+    args.option(
+        "--compare", compare_, "LIST",
+        "Quantise MODEL in several ways and measure each against it. Comma-separated: policies (q4, "
+        "q4-l2, default...), int4, nf4, GGUF types (q4_k_m), policy files, checkpoints; or usual. fp16 and "
+        "bf16 stand for MODEL itself, which is always there");
     args.option("--llama-quantize", llama_quantize_, "CMD",
                 "llama.cpp's quantiser, for GGUF types (llama-quantize)");
-    args.option("-o,--output", outputs_, "FILE", "Write the table as .md or .json; may be repeated");
-    args.option("--chart", chart_, "FILE.svg", "Draw bits per weight against mean KL");
     args.group("Speed");
     args.number("--prompt", prompt_, 1, "N", "Tokens of the prefill test (512)");
     args.number("--decode", decode_, 1, "N", "Tokens of the decode test (64)");
     args.number("--depth", depth_, 0, "N", "Tokens in the context before decoding (0)");
+    args.option("--depths", depths_, "N,N...",
+                "Contexts of the speed chart (0,512,1024,2048,4096, as far as the model goes)");
     args.number("--repeats", repeats_, 1, "N", "Repetitions, of which medians are taken (5)");
     kv_.declare(args);
     engine_.declare(args);
   }
 
   int run() override {
-    if (compare_) return run_comparison();
-    if (llama_quantize_ || chart_ || !outputs_.empty())
-      throw UsageError("--llama-quantize, --chart and -o go with --compare");
-    const bool quality = ppl_ || base_;
-    if (!quality) speed_ = true;
-    if (quality && text_file_.has_value() + ids_file_.has_value() != 1)
-      throw UsageError("--ppl and --kld need --text-file FILE (or --ids-file FILE)");
-    if (!quality && (text_file_ || ids_file_)) throw UsageError("--text-file goes with --ppl or --kld");
+    check_usage();
+    std::optional<ChartFiles> charts;
+    if (chart_) charts.emplace(*chart_);
+    if (charts && !charts->is_directory() && !compare_)
+      throw UsageError("--chart draws one file with --compare only; name a directory");
 
     Engine engine = engine_.make();
     const auto model = Model::load(find_model(model_));
-    const auto base = base_ ? Model::load(find_model(*base_)) : nullptr;
     const ModelFacts facts = model_facts(*model);
-    OrderedJson out{{"tokens", nullptr},        {"nll", nullptr},         {"ppl", nullptr},
-                    {"kl_mean", nullptr},       {"kl_median", nullptr},   {"top1", nullptr},
-                    {"prefill_tok_s", nullptr}, {"decode_tok_s", nullptr}};
-    if (quality) measure_quality(*model, base.get(), engine, out);
+    std::optional<CompareReport> comparison;
+    if (compare_) comparison = compare(*model, facts, engine);
+    const auto base = base_ ? Model::load(find_model(*base_)) : nullptr;
+    OrderedJson out = comparison ? comparison->json() : OrderedJson::object();
+    if (!comparison) {
+      for (const char* key : {"tokens", "nll", "ppl", "kl_mean", "kl_median", "top1"}) out[key] = nullptr;
+      if (ppl_ || base_) measure_quality(*model, base.get(), engine, out);
+    }
+    for (const char* key : {"prefill_tok_s", "decode_tok_s"}) out[key] = nullptr;
+    std::vector<DepthSpeed> depths;
     if (speed_) measure(model, engine, out);
+    if (speed_ && charts && charts->is_directory()) depths = measure_contexts(model, engine, out);
     out["weight_bytes"] = facts.weight_bytes;
     out["bits_per_weight"] = facts.bits_per_weight;
     out["backend"] = engine.backend();
     out["threads"] = engine.threads();
-    if (json_)
+
+    if (charts) draw(*charts, *model, facts, comparison, depths, engine);
+    const Table table = figures(out);
+    for (const std::string& file : outputs_)
+      write(file, file.ends_with(".md") ? markdown(comparison, table) : out.dump(1) + "\n");
+    if (json_) {
       print_json(out);
-    else
-      print_text(out);
+      return kDone;
+    }
+    if (comparison) show(comparison->table());
+    if (!comparison || speed_) show((comparison ? "\n" : "") + table.str());
+    if (charts)
+      for (const std::string& file : charts->written())
+        std::fprintf(stderr, "hlwq: drawn: %s\n", file.c_str());
     return kDone;
   }
 
  private:
+  void check_usage() {
+    const bool quality = ppl_ || base_ || compare_;
+    if (llama_quantize_ && !compare_) throw UsageError("--llama-quantize goes with --compare");
+    if (compare_ && base_) throw UsageError("--compare measures against MODEL and excludes --kld");
+    if (!quality) speed_ = true;
+    if (text_file_ && ids_file_) throw UsageError("--text-file and --ids-file exclude each other");
+    if (!quality && (text_file_ || ids_file_))
+      throw UsageError("--text-file goes with --ppl, --kld or --compare");
+    if (depths_ && !(speed_ && chart_)) throw UsageError("--depths goes with --speed and --chart");
+    for (const std::string& file : outputs_)
+      if (!file.ends_with(".md") && !file.ends_with(".json"))
+        throw UsageError("-o writes .md or .json, not " + file);
+  }
+
+  std::string markdown(const std::optional<CompareReport>& comparison, const Table& table) const {
+    std::string text;
+    if (comparison) text = comparison->markdown();
+    if (!comparison || speed_) text += (text.empty() ? "" : "\n") + table.markdown();
+    return text;
+  }
+
+  void draw(ChartFiles& charts, const Model& model, const ModelFacts& facts,
+            const std::optional<CompareReport>& comparison, const std::vector<DepthSpeed>& depths,
+            const Engine& engine) const {
+    if (!charts.is_directory()) {
+      charts.write("", [&](SvgScheme scheme) { return chart_svg(comparison->chart(), scheme); });
+      return;
+    }
+    if (comparison)
+      charts.write("size-quality",
+                   [&](SvgScheme scheme) { return chart_svg(comparison->size_chart(), scheme); });
+    charts.write("memory", [&](SvgScheme scheme) {
+      return bar_chart_svg(memory_chart(model_, model.spec(), facts), scheme);
+    });
+    charts.write("context-kv-bits", [&](SvgScheme scheme) {
+      return chart_svg(context_chart(model_, model.spec(), facts), scheme);
+    });
+    if (!depths.empty())
+      charts.write("speed-context", [&](SvgScheme scheme) {
+        return chart_svg(speed_chart(model_, depths, engine.backend()), scheme);
+      });
+  }
+
   std::vector<int32_t> text_ids(const Model& model) const {
     if (ids_file_) return parse_ids(read_text(*ids_file_));
+    if (!text_file_) {
+      std::fprintf(stderr,
+                   "hlwq: note: measured on the text that comes with hlwq, for want of --text-file; it is "
+                   "the one of quantize --calibrate builtin\n");
+      return model.tokenizer().encode(builtin_calibration_text(), false, false);
+    }
     return model.tokenizer().encode(read_text(*text_file_), false, false);
   }
 
@@ -113,31 +186,23 @@ class Bench : public Command {
     std::vector<Variant> all;
     for (size_t begin = 0; begin <= list.size();) {
       const size_t end = std::min(list.find(',', begin), list.size());
-      all.push_back(usage([&] { return parse_variant(list.substr(begin, end - begin)); }));
+      const std::string name = list.substr(begin, end - begin);
+      if (name != "fp16" && name != "bf16") all.push_back(usage([&] { return parse_variant(name); }));
       begin = end + 1;
     }
+    if (all.empty()) throw UsageError("--compare needs something besides MODEL itself");
     return all;
   }
 
-  int run_comparison() {
-    if (ppl_ || base_ || speed_) throw UsageError("--compare excludes --ppl, --kld and --speed");
-    if (text_file_.has_value() + ids_file_.has_value() != 1)
-      throw UsageError("--compare needs --text-file FILE (or --ids-file FILE)");
-    const auto ends = [](const std::string& file, const char* with) { return file.ends_with(with); };
-    for (const std::string& file : outputs_)
-      if (!ends(file, ".md") && !ends(file, ".json")) throw UsageError("-o writes .md or .json, not " + file);
-    if (chart_ && !ends(*chart_, ".svg")) throw UsageError("--chart writes .svg, not " + *chart_);
+  CompareReport compare(const Model& model, const ModelFacts& facts, Engine& engine) const {
     const std::vector<Variant> list = variants();
-
-    Engine engine = engine_.make();
-    const auto model = Model::load(find_model(model_));
-    const std::vector<int32_t> ids = text_ids(*model);
-    const EvalOptions options = eval_options(*model);
+    const std::vector<int32_t> ids = text_ids(model);
+    const EvalOptions options = eval_options(model);
     // Beside the results there is room for results; variants are as large as models.
     std::filesystem::path work = std::filesystem::temp_directory_path();
     if (!outputs_.empty()) work = std::filesystem::absolute(outputs_[0]).parent_path();
-    Comparison comparison(*model, engine, ids, options, work, llama_quantize_.value_or(""));
-    CompareReport report{model_, model_facts(*model), options.window, engine.backend(), {}};
+    Comparison comparison(model, engine, ids, options, work, llama_quantize_.value_or(""));
+    CompareReport report{model_, facts, options.window, engine.backend(), {}};
     for (size_t i = 0; i < list.size(); ++i) {
       const std::string which =
           list[i].name + " (" + std::to_string(i + 1) + " of " + std::to_string(list.size()) + "), ";
@@ -152,14 +217,7 @@ class Bench : public Command {
       };
       report.rows.push_back(comparison.run(list[i], making.progress(), evaluation));
     }
-    for (const std::string& file : outputs_)
-      write(file, ends(file, ".md") ? report.markdown() : report.json().dump(1) + "\n");
-    if (chart_) write(*chart_, report.chart());
-    if (json_)
-      print_json(report.json());
-    else
-      show(report.table());
-    return kDone;
+    return report;
   }
 
   static void write(const std::string& path, const std::string& text) {
@@ -202,7 +260,28 @@ class Bench : public Command {
     out["read_gb_s"] = r.read_gb_s;
   }
 
-  static void print_text(const OrderedJson& o) {
+  std::vector<DepthSpeed> measure_contexts(const std::shared_ptr<const Model>& model, Engine& engine,
+                                           OrderedJson& out) const {
+    const auto decode = static_cast<uint64_t>(std::min<int64_t>(decode_, 32));
+    std::vector<uint64_t> depths;
+    if (depths_) {
+      for (const int32_t d : parse_ids(*depths_)) depths.push_back(static_cast<uint64_t>(std::max(d, 0)));
+    } else {
+      for (const uint64_t d : {0, 512, 1024, 2048, 4096})
+        if (d + 1 + decode <= model->spec().max_context) depths.push_back(d);
+    }
+    ProgressLine line("speed by context");
+    const std::vector<DepthSpeed> speeds =
+        usage([&] { return measure_depths(model, engine, depths, decode, kv_.settings(), line.progress()); });
+    OrderedJson list = OrderedJson::array();
+    for (const DepthSpeed& s : speeds)
+      list.push_back(
+          {{"depth", s.depth}, {"prefill_tok_s", s.prefill_tok_s}, {"decode_tok_s", s.decode_tok_s}});
+    out["speed_by_context"] = std::move(list);
+    return speeds;
+  }
+
+  static Table figures(const OrderedJson& o) {
     Table table({"measure", "value"});
     const auto row = [&](const char* key, const std::string& label, int digits,
                          const std::string& unit = "") {
@@ -211,14 +290,15 @@ class Bench : public Command {
     };
     table.add({"weights", format_bytes(o["weight_bytes"].get<uint64_t>())});
     row("bits_per_weight", "bits per weight", 3);
-    if (!o["tokens"].is_null()) table.add({"tokens", format_count(o["tokens"].get<uint64_t>())});
+    if (o.contains("tokens") && !o["tokens"].is_null())
+      table.add({"tokens", format_count(o["tokens"].get<uint64_t>())});
     row("ppl", "perplexity", 4);
     row("nll", "NLL, nats per token", 5);
     row("base_ppl", "perplexity of the base", 4);
     row("kl_mean", "KL from the base, mean", 5);
     row("kl_median", "KL from the base, median", 5);
     row("kl_p99", "KL from the base, 99th percentile", 4);
-    if (!o["top1"].is_null())
+    if (o.contains("top1") && !o["top1"].is_null())
       table.add({"same likeliest token", fixed(100 * o["top1"].get<double>(), 2) + " %"});
     row("prefill_tok_s", "prefill", 1, " tok/s");
     row("decode_tok_s", "decode", 1, " tok/s");
@@ -226,11 +306,11 @@ class Bench : public Command {
     row("read_gb_s", "read bandwidth of the machine", 2, " GB/s");
     table.add({"backend", o["backend"].get<std::string>() + ", " + std::to_string(o["threads"].get<int>()) +
                               " threads"});
-    show(table.str());
+    return table;
   }
 
   std::string model_;
-  std::optional<std::string> base_, text_file_, ids_file_, compare_, llama_quantize_, chart_;
+  std::optional<std::string> base_, text_file_, ids_file_, compare_, llama_quantize_, chart_, depths_;
   std::vector<std::string> outputs_;
   bool ppl_ = false, speed_ = false, json_ = false;
   int64_t window_ = 512, stride_ = 0, windows_ = 0, prompt_ = 512, decode_ = 64, depth_ = 0, repeats_ = 5;

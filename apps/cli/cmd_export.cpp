@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "common.h"
+#include "hub_args.h"
 #include "quant/export.h"
 #include "terminal.h"
 #include "text/tokenizer.h"
@@ -60,7 +61,9 @@ class Export : public Command {
     options.replace = force_;
     options.base_model = base_model_;
     if (!shard_.empty()) options.max_shard_bytes = parse_bytes(shard_, "--shard-size");
-    const ModelSource source = open_model(model_);
+    const std::string path = find_model(model_);
+    if (path != model_ && base_model_.empty()) options.base_model = parse_repository(model_)->id;
+    const ModelSource source = open_model(path);
     if (source.tokenizer_json.empty() && source.gguf_metadata.contains("tokenizer.ggml.model"))
       options.tokenizer_json = tokenizer_json_from_gguf(source.gguf_metadata);
     ThreadPool pool(engine_.thread_count());

@@ -1,9 +1,9 @@
 #include "compare_report.h"
 
 #include <algorithm>
-#include <filesystem>
+#include <functional>
 
-#include "eval/chart.h"
+#include "bench_charts.h"
 #include "terminal.h"
 
 namespace hlwq::cli {
@@ -45,13 +45,21 @@ std::string protocol(const CompareReport& report) {
          report.backend + ").";
 }
 
-std::string joined(const std::vector<std::string>& cells) {
-  std::string line = "|";
-  for (std::string cell : cells) {
-    for (size_t i = 0; (i = cell.find('|', i)) != std::string::npos; i += 2) cell.insert(i, "\\");
-    line += " " + cell + " |";
+Chart divergence_chart(const CompareReport& report, const std::string& x_label,
+                       const std::function<double(const CompareRow&)>& x) {
+  Chart chart{"Size and divergence: " + title_name(report.model),
+              x_label,
+              "mean KL divergence, nats per token (log scale)",
+              {}};
+  for (const CompareRow& row : report.rows) {
+    if (!row.missing.empty()) continue;
+    auto series = std::find_if(chart.series.begin(), chart.series.end(),
+                               [&](const ChartSeries& s) { return s.name == row.family; });
+    if (series == chart.series.end())
+      series = chart.series.insert(series, {row.family, {}, row.family != "other"});
+    series->points.push_back({x(row), row.result.kl_mean, row.name});
   }
-  return line + "\n";
+  return chart;
 }
 
 }  // namespace
@@ -66,8 +74,9 @@ std::string CompareReport::table() const {
 }
 
 std::string CompareReport::markdown() const {
-  std::string text = protocol(*this) + "\n\n" + joined(header()) + "|---|---|--:|--:|--:|--:|--:|--:|--:|\n";
-  for (const auto& row : cells(*this)) text += joined(row);
+  Table table(header());
+  for (auto& row : cells(*this)) table.add(std::move(row));
+  std::string text = protocol(*this) + "\n\n" + table.markdown();
   for (const CompareRow& row : rows)
     if (!row.missing.empty()) text += "\n" + row.name + ": not measured: " + row.missing + "\n";
   return text;
@@ -107,22 +116,16 @@ OrderedJson CompareReport::json() const {
   return out;
 }
 
-std::string CompareReport::chart() const {
-  std::filesystem::path path = std::filesystem::path(model).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  Chart chart{"Size and divergence: " + path.filename().string(),
-              "bits per weight",
-              "mean KL divergence, nats per token (log scale)",
-              {}};
-  for (const CompareRow& row : rows) {
-    if (!row.missing.empty()) continue;
-    auto series = std::find_if(chart.series.begin(), chart.series.end(),
-                               [&](const ChartSeries& s) { return s.name == row.family; });
-    if (series == chart.series.end())
-      series = chart.series.insert(series, {row.family, {}, row.family != "other"});
-    series->points.push_back({row.bits_per_weight, row.result.kl_mean, row.name});
-  }
-  return chart_svg(chart);
+Chart CompareReport::chart() const {
+  return divergence_chart(*this, "bits per weight",
+                          [](const CompareRow& row) { return row.bits_per_weight; });
+}
+
+Chart CompareReport::size_chart() const {
+  const bool large = facts.weight_bytes >= 1'000'000'000;
+  return divergence_chart(
+      *this, std::string("size of the text model's weights, ") + (large ? "GB" : "MB"),
+      [large](const CompareRow& row) { return static_cast<double>(row.weight_bytes) / (large ? 1e9 : 1e6); });
 }
 
 }  // namespace hlwq::cli

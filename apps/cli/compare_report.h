@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "engine/plan.h"
+#include "eval/chart.h"
 #include "eval/compare.h"
 
 namespace hlwq::cli {
@@ -20,7 +21,8 @@ struct CompareReport {
   std::string table() const;
   std::string markdown() const;
   OrderedJson json() const;
-  std::string chart() const;  ///< SVG
+  Chart chart() const;       ///< bits per weight against divergence
+  Chart size_chart() const;  ///< the same by size
 };
 
 }  // namespace hlwq::cli

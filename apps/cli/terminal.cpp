@@ -183,4 +183,21 @@ std::string Table::str() const {
   return out;
 }
 
+std::string Table::markdown() const {
+  std::string out;
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    out += "|";
+    for (std::string cell : rows_[r]) {
+      for (size_t i = 0; (i = cell.find('|', i)) != std::string::npos; i += 2) cell.insert(i, "\\");
+      out += " " + cell + " |";
+    }
+    out += "\n";
+    if (r > 0) continue;
+    out += "|---|";
+    for (size_t c = 1; c < rows_[0].size(); ++c) out += "--:|";
+    out += "\n";
+  }
+  return out;
+}
+
 }  // namespace hlwq::cli

@@ -60,6 +60,7 @@ class Table {
   explicit Table(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
   std::string str() const;
+  std::string markdown() const;
 
  private:
   std::vector<std::vector<std::string>> rows_;

@@ -1,59 +1,20 @@
 #include "eval/chart.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 
 namespace hlwq {
 namespace {
 
-constexpr double kWidth = 900, kHeight = 560, kLeft = 84, kRight = 28, kTop = 80, kBottom = 64;
-constexpr double kFont = 12, kGlyph = 0.56 * kFont;  // mean advance of a sans-serif font
-constexpr double kRadius = 4.5;
-
-// Distinct for colour-blind readers too (Okabe and Ito's order); brighter on dark ground.
-constexpr std::array<const char*, 8> kLight = {"#0072b2", "#d55e00", "#008a63", "#b0508a",
-                                               "#7a6a00", "#2a9fd0", "#555555", "#8a3b1c"};
-constexpr std::array<const char*, 8> kDark = {"#56b4e9", "#ff9a4d", "#2fd0a0", "#e79ac6",
-                                              "#e6d84a", "#9ad8ff", "#bbbbbb", "#e0a080"};
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;  // XML forbids control characters
-    }
-  return out;
-}
-
-std::string number(double v) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f", v);
-  return text;
-}
+constexpr double kWidth = SvgCanvas::kWidth, kHeight = SvgCanvas::kHeight, kLeft = SvgCanvas::kLeft,
+                 kRight = SvgCanvas::kRight, kTop = SvgCanvas::kTop, kBottom = SvgCanvas::kBottom,
+                 kFont = SvgCanvas::kFont, kGlyph = SvgCanvas::kGlyph, kRadius = SvgCanvas::kRadius;
 
 std::string tick_text(double v) {
   char text[32];
   std::snprintf(text, sizeof text, "%.6g", v);
   return text;
-}
-
-size_t glyphs(const std::string& utf8) {
-  return static_cast<size_t>(std::count_if(
-      utf8.begin(), utf8.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 struct Box {
@@ -89,10 +50,9 @@ double length_inside(const Segment& s, const Box& b) {
 
 class Drawing {
  public:
-  explicit Drawing(const Chart& chart) : chart_(chart) { fit_axes(); }
+  Drawing(const Chart& chart, SvgScheme scheme) : chart_(chart), canvas_(chart.title, scheme) { fit_axes(); }
 
   std::string svg() {
-    head();
     axes();
     lines();
     for (size_t s = 0; s < chart_.series.size(); ++s)
@@ -101,107 +61,98 @@ class Drawing {
     for (size_t s = 0; s < chart_.series.size(); ++s)
       for (const ChartPoint& p : chart_.series[s].points)
         if (drawable(p)) point(s, p);
-    out_ += "</svg>\n";
-    return std::move(out_);
+    return canvas_.finish();
   }
 
  private:
-  static bool drawable(const ChartPoint& p) { return p.y > 0 && std::isfinite(p.y) && std::isfinite(p.x); }
+  bool drawable(const ChartPoint& p) const {
+    return std::isfinite(p.y) && std::isfinite(p.x) && (!chart_.y_log || p.y > 0) &&
+           (!chart_.x_log || p.x > 0);
+  }
   static Box around(double x, double y, double r) { return {x - r, y - r, x + r, y + r}; }
-  static std::string style(char kind, size_t series) { return kind + std::to_string(series % kLight.size()); }
+
+  /// Where values lie on their axis before it is stretched over the paper.
+  double x_scale(double x) const { return chart_.x_log ? std::log10(x) : x; }
+  double y_scale(double y) const { return chart_.y_log ? std::log10(y) : y; }
 
   void fit_axes() {
     double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
     for (const ChartSeries& s : chart_.series)
       for (const ChartPoint& p : s.points) {
         if (!drawable(p)) continue;
-        x0 = std::min(x0, p.x), x1 = std::max(x1, p.x);
-        y0 = std::min(y0, std::log10(p.y)), y1 = std::max(y1, std::log10(p.y));
+        x0 = std::min(x0, x_scale(p.x)), x1 = std::max(x1, x_scale(p.x));
+        y0 = std::min(y0, y_scale(p.y)), y1 = std::max(y1, y_scale(p.y));
       }
-    if (x0 > x1) x0 = 4, x1 = 5, y0 = -2, y1 = -1;
-    const double x_room = std::max(0.25, 0.06 * (x1 - x0)), y_room = std::max(0.1, 0.07 * (y1 - y0));
+    if (x0 > x1) x0 = chart_.x_log ? 0 : 4, x1 = x0 + 1, y0 = chart_.y_log ? -2 : 0, y1 = y0 + 1;
+    const double x_least = chart_.x_log ? 0.1 : std::min(0.25, x1 > 0 ? 0.1 * x1 : 0.25);
+    const double x_room = std::max(x_least, 0.06 * (x1 - x0)), y_room = std::max(0.1, 0.07 * (y1 - y0));
     x_min_ = x0 - x_room, x_max_ = x1 + x_room;
     y_min_ = y0 - y_room, y_max_ = y1 + y_room;
+    if (!chart_.y_log) y_min_ = 0, y_max_ = y1 > 0 ? 1.08 * y1 : 1;
   }
-  double x_of(double x) const { return kLeft + (x - x_min_) / (x_max_ - x_min_) * (kWidth - kLeft - kRight); }
-  double y_of(double y) const {
-    return kHeight - kBottom - (std::log10(y) - y_min_) / (y_max_ - y_min_) * (kHeight - kTop - kBottom);
+  double x_at(double scaled) const {
+    return kLeft + (scaled - x_min_) / (x_max_ - x_min_) * (kWidth - kLeft - kRight);
+  }
+  double y_at(double scaled) const {
+    return kHeight - kBottom - (scaled - y_min_) / (y_max_ - y_min_) * (kHeight - kTop - kBottom);
+  }
+  double x_of(double x) const { return x_at(x_scale(x)); }
+  double y_of(double y) const { return y_at(y_scale(y)); }
+
+  // 1, 2, 5 of each power of ten; only powers where there are many.
+  static std::vector<ChartTick> log_ticks(double min, double max) {
+    std::vector<ChartTick> ticks;
+    for (int power = static_cast<int>(std::floor(min)); power <= static_cast<int>(std::ceil(max)); ++power)
+      for (const int lead : {1, 2, 5}) {
+        if (lead > 1 && max - min >= 3.2) continue;
+        const double value = lead * std::pow(10.0, power);
+        ticks.push_back({value, tick_text(value)});
+      }
+    return ticks;
   }
 
-  void head() {
-    out_ = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + number(kWidth) + " " +
-           number(kHeight) + "\" width=\"" + number(kWidth) + "\" height=\"" + number(kHeight) +
-           "\" font-family=\"system-ui, sans-serif\" font-size=\"" + number(kFont) +
-           "\" role=\"img\">\n<title>" + escaped(chart_.title) + "</title>\n<style>\n" +
-           scheme("#ffffff", "#1f2328", "#d8dce0", kLight) + "@media (prefers-color-scheme: dark) {\n" +
-           scheme("#0d1117", "#e6edf3", "#30363d", kDark) + "}\n</style>\n";
-    out_ += "<rect width=\"100%\" height=\"100%\" class=\"ground\"/>\n";
-    text(kLeft, 24, chart_.title, "start", " font-size=\"16\" font-weight=\"600\"");
+  static std::vector<ChartTick> linear_ticks(double min, double max, double step) {
+    std::vector<ChartTick> ticks;
+    for (double k = std::ceil(min / step); k * step <= max; ++k)
+      ticks.push_back({k * step, tick_text(k * step)});
+    return ticks;
   }
 
-  // Classes rather than CSS variables: simple renderers know only these.
-  static std::string scheme(const char* ground, const char* ink, const char* grid,
-                            const std::array<const char*, 8>& colours) {
-    const std::string g = ground, i = ink;
-    std::string css =
-        ".ground{fill:" + g + "}.ink{fill:" + i + "}.axis{stroke:" + i + "}.grid{stroke:" + grid + "}";
-    for (size_t k = 0; k < colours.size(); ++k) {
-      const std::string n = std::to_string(k), c = colours[k];
-      css += ".l" + n + "{stroke:" + c + "}.f" + n + "{stroke:" + c + ";fill:" + c + "}.h" + n +
-             "{stroke:" + c + ";fill:" + g + "}";
-    }
-    return css + "\n";
+  std::vector<ChartTick> x_ticks() const {
+    if (!chart_.x_ticks.empty()) return chart_.x_ticks;
+    if (chart_.x_log) return log_ticks(x_min_, x_max_);
+    const double span = x_max_ - x_min_;
+    const double step = span > 12 || span < 1 ? axis_step(span) : span > 4 ? 1 : span > 1.6 ? 0.5 : 0.25;
+    return linear_ticks(x_min_, x_max_, step);
   }
 
-  void text(double x, double y, const std::string& content, const char* anchor,
-            const std::string& more = "") {
-    out_ += "<text x=\"" + number(x) + "\" y=\"" + number(y) + "\" text-anchor=\"" + anchor +
-            "\" class=\"ink\"" + more + ">" + escaped(content) + "</text>\n";
-  }
-
-  void rule(double x0, double y0, double x1, double y1, const std::string& style, double width) {
-    out_ += "<line x1=\"" + number(x0) + "\" y1=\"" + number(y0) + "\" x2=\"" + number(x1) + "\" y2=\"" +
-            number(y1) + "\" class=\"" + style + "\" stroke-width=\"" + number(width) + "\"/>\n";
+  std::vector<ChartTick> y_ticks() const {
+    if (!chart_.y_ticks.empty()) return chart_.y_ticks;
+    return chart_.y_log ? log_ticks(y_min_, y_max_) : linear_ticks(0, y_max_, axis_step(y_max_));
   }
 
   void axes() {
     const double bottom = kHeight - kBottom, right = kWidth - kRight;
-    const double step = x_max_ - x_min_ > 4 ? 1 : x_max_ - x_min_ > 1.6 ? 0.5 : 0.25;
-    for (double x = std::ceil(x_min_ / step) * step; x <= x_max_; x += step) {
-      rule(x_of(x), kTop, x_of(x), bottom, "grid", 1);
-      text(x_of(x), bottom + 18, tick_text(x), "middle");
+    for (const ChartTick& t : x_ticks()) {
+      const double x = x_of(t.value);
+      if (!(x >= kLeft && x <= right)) continue;
+      canvas_.rule(x, kTop, x, bottom, "grid", 1);
+      canvas_.text(x, bottom + 18, t.label, "middle");
     }
-    // 1, 2, 5 of each power of ten; only powers where there are many.
-    const bool fine = y_max_ - y_min_ < 3.2;
-    for (int power = static_cast<int>(std::floor(y_min_)); power <= static_cast<int>(std::ceil(y_max_));
-         ++power)
-      for (const int lead : {1, 2, 5}) {
-        const double y = lead * std::pow(10.0, power);
-        if ((lead > 1 && !fine) || std::log10(y) < y_min_ || std::log10(y) > y_max_) continue;
-        rule(kLeft, y_of(y), right, y_of(y), "grid", 1);
-        text(kLeft - 8, y_of(y) + 4, tick_text(y), "end");
-      }
-    rule(kLeft, bottom, right, bottom, "axis", 1);
-    rule(kLeft, kTop, kLeft, bottom, "axis", 1);
-    text((kLeft + right) / 2, kHeight - 18, chart_.x_label, "middle");
-    const std::string middle = number((kTop + bottom) / 2);
-    text(20, (kTop + bottom) / 2, chart_.y_label, "middle", " transform=\"rotate(-90 20 " + middle + ")\"");
-    double x = kLeft, y = 44;
-    for (size_t s = 0; s < chart_.series.size(); ++s) {
-      const std::string& name = chart_.series[s].name;
-      const double width = 16 + static_cast<double>(glyphs(name)) * kGlyph + 24;
-      if (x > kLeft && x + width > right) x = kLeft, y += 20;
-      mark(s, x + 6, y);
-      text(x + 16, y + 4, name, "start");
-      x += width;
+    for (const ChartTick& t : y_ticks()) {
+      const double y = y_of(t.value);
+      if (!(y >= kTop && y <= bottom)) continue;
+      canvas_.rule(kLeft, y, right, y, "grid", 1);
+      canvas_.text(kLeft - 8, y + 4, t.label, "end");
     }
-  }
-
-  // A dot; hollow for a series that has no line.
-  void mark(size_t series, double x, double y) {
-    const bool filled = chart_.series[series].line;
-    out_ += "<circle cx=\"" + number(x) + "\" cy=\"" + number(y) + "\" r=\"" + number(kRadius) +
-            "\" class=\"" + style(filled ? 'f' : 'h', series) + "\" stroke-width=\"1.6\"/>\n";
+    canvas_.frame(chart_.x_label, chart_.y_label);
+    std::vector<std::string> names;
+    std::vector<bool> filled;
+    for (const ChartSeries& s : chart_.series) {
+      names.push_back(s.name);
+      filled.push_back(s.line);
+    }
+    canvas_.legend(names, filled, false);
   }
 
   void lines() {
@@ -214,7 +165,7 @@ class Drawing {
       for (size_t i = 1; i < points.size(); ++i) {
         const Segment seg{x_of(points[i - 1].x), y_of(points[i - 1].y), x_of(points[i].x), y_of(points[i].y)};
         segments_.push_back(seg);
-        rule(seg.x0, seg.y0, seg.x1, seg.y1, style('l', s), 1.8);
+        canvas_.rule(seg.x0, seg.y0, seg.x1, seg.y1, SvgCanvas::line_style(s), 1.8);
       }
     }
   }
@@ -222,8 +173,9 @@ class Drawing {
   // The point, and its label in the first place around it (then further off) that covers least.
   void point(size_t series, const ChartPoint& p) {
     const double x = x_of(p.x), y = y_of(p.y);
-    mark(series, x, y);
-    const double w = static_cast<double>(glyphs(p.label)) * kGlyph, h = kFont;
+    canvas_.mark(series, chart_.series[series].line, x, y);
+    if (p.label.empty()) return;
+    const double w = static_cast<double>(SvgCanvas::glyphs(p.label)) * kGlyph, h = kFont;
     Box best{};
     double best_cost = INFINITY, best_distance = 0;
     for (const double distance : {8.0, 18.0, 32.0, 48.0})
@@ -242,13 +194,13 @@ class Drawing {
     obstacles_.push_back(best);
     if (best_distance > 20) {  // too far to be seen as this point's: a thin leader
       const double lx = std::clamp(x, best.left, best.right), ly = std::clamp(y, best.top, best.bottom);
-      rule(x, y, lx, ly, style('l', series), 0.8);
+      canvas_.rule(x, y, lx, ly, SvgCanvas::line_style(series), 0.8);
     }
-    text(best.left, best.bottom - 2, p.label, "start");
+    canvas_.text(best.left, best.bottom - 2, p.label, "start");
   }
 
   const Chart& chart_;
-  std::string out_;
+  SvgCanvas canvas_;
   double x_min_ = 0, x_max_ = 1, y_min_ = 0, y_max_ = 1;
   std::vector<Box> obstacles_;
   std::vector<Segment> segments_;
@@ -256,6 +208,57 @@ class Drawing {
 
 }  // namespace
 
-std::string chart_svg(const Chart& chart) { return Drawing(chart).svg(); }
+std::string chart_svg(const Chart& chart, SvgScheme scheme) { return Drawing(chart, scheme).svg(); }
+
+double axis_step(double most) {
+  if (!(most > 0)) return 1;
+  const double power = std::pow(10.0, std::floor(std::log10(most / 10)));
+  for (const double lead : {1.0, 2.0, 5.0})
+    if (most <= 10 * lead * power) return lead * power;
+  return 10 * power;
+}
+
+std::string bar_chart_svg(const BarChart& chart, SvgScheme scheme) {
+  SvgCanvas canvas(chart.title, scheme);
+  const double bottom = kHeight - kBottom, right = kWidth - kRight;
+  double most = 0;
+  for (const ChartBar& bar : chart.bars) {
+    double sum = 0;
+    for (const double v : bar.values) sum += v;
+    most = std::max(most, sum);
+  }
+  most = most > 0 ? 1.08 * most : 1;
+  const auto height = [&](double v) { return v / most * (bottom - kTop); };
+  const double step = axis_step(most);
+  for (double k = 0; k * step <= most; ++k) {
+    canvas.rule(kLeft, bottom - height(k * step), right, bottom - height(k * step), "grid", 1);
+    canvas.text(kLeft - 8, bottom - height(k * step) + 4, tick_text(k * step), "end");
+  }
+  // One place a bar, and half a place between groups.
+  double places = 0.5;
+  for (size_t i = 0; i < chart.bars.size(); ++i)
+    places += i + 1 < chart.bars.size() && chart.bars[i + 1].group == chart.bars[i].group ? 1 : 1.5;
+  const double place = (right - kLeft) / places, width = 0.72 * place;
+  double x = kLeft + 0.5 * place, group_from = x;
+  for (size_t i = 0; i < chart.bars.size(); ++i) {
+    const ChartBar& bar = chart.bars[i];
+    double y = bottom;
+    for (size_t p = 0; p < bar.values.size(); ++p) {
+      y -= height(bar.values[p]);
+      if (bar.values[p] > 0) canvas.bar(p, x + (place - width) / 2, y, width, height(bar.values[p]));
+    }
+    canvas.text(x + place / 2, y - 5, bar.total, "middle", " font-size=\"11\"");
+    canvas.text(x + place / 2, bottom + 15, bar.label, "middle", " font-size=\"11\"");
+    x += place;
+    if (i + 1 == chart.bars.size() || chart.bars[i + 1].group != bar.group) {
+      canvas.text((group_from + x) / 2, bottom + 31, bar.group, "middle", " font-weight=\"600\"");
+      x += 0.5 * place;
+      group_from = x;
+    }
+  }
+  canvas.frame(chart.x_label, chart.y_label);
+  canvas.legend(chart.parts, std::vector<bool>(chart.parts.size(), true), true);
+  return canvas.finish();
+}
 
 }  // namespace hlwq

@@ -90,4 +90,55 @@ SpeedResult measure_speed(std::shared_ptr<const Model> model, Engine& engine, co
   return result;
 }
 
+std::vector<DepthSpeed> measure_depths(std::shared_ptr<const Model> model, Engine& engine,
+                                       const std::vector<uint64_t>& depths, uint64_t decode,
+                                       const KvSettings& kv, const Progress& progress) {
+  if (depths.empty() || decode == 0)
+    throw Error(ErrorCode::kInvalidArgument, "speeds by depth need a depth and a token to decode");
+  for (size_t i = 1; i < depths.size(); ++i)
+    if (depths[i] < depths[i - 1] + decode + 1)
+      throw Error(ErrorCode::kInvalidArgument, "depths must ascend, by more than the " +
+                                                   std::to_string(decode) +
+                                                   " tokens that are decoded at each");
+  const uint64_t context = depths.back() + 1 + decode;
+  if (context > model->spec().max_context)
+    throw Error(ErrorCode::kInvalidArgument, "a depth of " + std::to_string(depths.back()) +
+                                                 " needs a context of " + std::to_string(context) +
+                                                 " tokens, the model has " +
+                                                 std::to_string(model->spec().max_context));
+  std::vector<int32_t> ids(context);
+  for (size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<int32_t>((i * 7919 + 13) % model->spec().vocab);
+  Session session(model, engine, {.context = context, .kv = kv});
+  // Caches and pages are warmed up by a first round that is not counted.
+  session.feed({ids.data(), std::min<uint64_t>(context, 64)});
+  session.truncate(0);
+
+  std::vector<DepthSpeed> result;
+  uint64_t at = 0;
+  for (const uint64_t depth : depths) {
+    progress.step(result.size(), depths.size(), "depth " + std::to_string(depth));
+    DepthSpeed speed{depth, 0, 0};
+    if (depth > at) {
+      const uint64_t n = depth - at;
+      speed.prefill_tok_s = static_cast<double>(n) / timed([&] { session.feed({ids.data() + at, n}); });
+    }
+    session.feed({ids.data() + depth, 1});
+    std::vector<double> seconds;
+    for (uint64_t t = 0; t < decode; ++t) {
+      progress.step(result.size(), depths.size(), "depth " + std::to_string(depth));
+      seconds.push_back(timed([&] {
+        const auto logits = session.logits();
+        const auto next =
+            static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        session.feed({&next, 1});
+      }));
+    }
+    speed.decode_tok_s = 1 / median(seconds);
+    result.push_back(speed);
+    at = depth + 1 + decode;
+  }
+  return result;
+}
+
 }  // namespace hlwq

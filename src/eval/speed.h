@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "engine/session.h"
 
@@ -24,6 +25,18 @@ struct SpeedResult {
 
 SpeedResult measure_speed(std::shared_ptr<const Model> model, Engine& engine, const SpeedOptions& options,
                           const Progress& progress = {});
+/// Speeds where a context has a certain depth.
+struct DepthSpeed {
+  uint64_t depth = 0;        ///< tokens in the context when decoding starts
+  double prefill_tok_s = 0;  ///< of the tokens up to there, from the depth before; 0 where there are none
+  double decode_tok_s = 0;   ///< median over single tokens
+};
+
+/// One growing context: at each of `depths` (ascending) `decode` tokens are decoded one by one. Throws
+/// Error(kInvalidArgument) for depths that are not ascending or beyond the model's context.
+std::vector<DepthSpeed> measure_depths(std::shared_ptr<const Model> model, Engine& engine,
+                                       const std::vector<uint64_t>& depths, uint64_t decode,
+                                       const KvSettings& kv, const Progress& progress = {});
 /// GB/s of summing a buffer far larger than the caches on all threads, median of `repeats`.
 double read_bandwidth(Engine& engine, int repeats);
 

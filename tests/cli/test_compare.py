@@ -101,9 +101,9 @@ def test_gguf_types_need_the_tool_and_a_gguf(llama, ids, tmp_path):
 def test_wrong_use(llama, ids, tmp_path):
     wrong = hlwq("bench", llama, "--compare", "q4,q9", "--ids-file", ids, code=2).stderr
     assert "q9" in wrong and "nf4" in wrong and "q4_k_m" in wrong
-    hlwq("bench", llama, "--compare", "q4", code=2)
+    assert "only token ids work" in hlwq("bench", llama, "--compare", "q4", code=1).stderr  # the text that comes along
     hlwq("bench", llama, "--compare", "q4", "--ids-file", ids, "-o", tmp_path / "a.txt", code=2)
-    hlwq("bench", llama, "--compare", "q4", "--ids-file", ids, "--speed", code=2)
+    hlwq("bench", llama, "--compare", "q4", "--ids-file", ids, "--kld", llama, code=2)
     hlwq("bench", llama, "--speed", "--chart", tmp_path / "a.svg", code=2)
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from conftest import BINARY, hlwq, hlwq_json
 
-COMMANDS = ["quantize", "run", "chat", "info", "bench", "tokenize", "template", "pull"]
+COMMANDS = ["quantize", "export", "run", "chat", "info", "bench", "tokenize", "template", "pull"]
 
 
 def test_version_and_help():
@@ -38,7 +38,13 @@ def test_help_has_examples(command):
         ["quantize", "M", "-o", "D", "--bits", "9"],
         ["quantize", "M", "-o", "D", "--bits", "4", "--policy", "q5"],
         ["quantize", "M", "-o", "D", "--policy", "nonsense"],
-        ["bench", "M", "--ppl"],
+        ["export", "M", "-o", "D"],
+        ["bench", "M", "--ppl", "--text-file", "T", "--ids-file", "I"],
+        ["bench", "M", "--speed", "--text-file", "T"],
+        ["bench", "M", "--compare", "q4", "--kld", "B"],
+        ["bench", "M", "--compare", "fp16", "-o", "table.txt"],
+        ["bench", "M", "--ppl", "--depths", "0,64"],
+        ["bench", "M", "--speed", "--chart", "one.svg"],
         ["tokenize", "M", "-p", "a", "--decode", "1"],
         ["template", "M"],
     ],
@@ -55,7 +61,8 @@ def test_bad_values_are_wrong_use(llama, arguments):
 
 
 @pytest.mark.parametrize("command", [["run", "-p", "a"], ["chat"], ["info"], ["bench"], ["tokenize", "-p", "a"],
-                                     ["template", "-p", "a"], ["quantize", "-o", "unused"]])
+                                     ["template", "-p", "a"], ["quantize", "-o", "unused"],
+                                     ["export", "-o", "unused", "--to", "safetensors"]])
 def test_missing_model_is_exit_code_1_and_one_line(command, tmp_path):
     missing = tmp_path / "no-model"
     run = hlwq(command[0], missing, *command[1:], code=1)
