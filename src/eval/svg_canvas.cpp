@@ -103,7 +103,7 @@ void SvgCanvas::frame(const std::string& x_label, const std::string& y_label) {
   const double bottom = kHeight - kBottom, right = kWidth - kRight;
   rule(kLeft, bottom, right, bottom, "axis", 1);
   rule(kLeft, kTop, kLeft, bottom, "axis", 1);
-  text((kLeft + right) / 2, kHeight - 18, x_label, "middle");
+  text((kLeft + right) / 2, kHeight - 13, x_label, "middle");
   const std::string middle = number((kTop + bottom) / 2);
   text(20, (kTop + bottom) / 2, y_label, "middle", " transform=\"rotate(-90 20 " + middle + ")\"");
 }

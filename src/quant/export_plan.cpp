@@ -32,6 +32,8 @@ constexpr std::array<Left, 9> kLeft = {{{"vision_tower", "re:.*vision_tower.*"},
                                         {"visual.", "re:.*visual\\..*"},
                                         {"multi_modal_projector", "re:.*multi_modal_projector.*"},
                                         {"router", "re:.*router.*"}}};
+constexpr std::array<std::array<std::string_view, 3>, 2> kFused = {
+    {{".q_proj", ".k_proj", ".v_proj"}, {".gate_proj", ".up_proj", ""}}};
 constexpr std::string_view kAllExperts = "re:.*\\.experts(\\..*)?$";
 
 bool is_embedding(std::string_view name) {
@@ -135,7 +137,20 @@ std::vector<std::string> ignore_list(const std::vector<PlannedExport>& tensors) 
     else if (w.name.ends_with(kWeight))
       names.push_back(module_of(w.name));
   }
-  for (std::string& name : names) add(std::move(name));
+  for (std::string& name : names) {
+    // Engines fuse these and want all of them alike, those too that a layer does not have: its values may be
+    // its keys, or both another layer's.
+    for (const auto& fused : kFused) {
+      const auto part = std::find_if(fused.begin(), fused.end(), [&](std::string_view end) {
+        return !end.empty() && name.ends_with(end);
+      });
+      if (part == fused.end()) continue;
+      const std::string layer = name.substr(0, name.size() - part->size());
+      for (const std::string_view end : fused)
+        if (!end.empty()) add(layer + std::string(end));
+    }
+    add(std::move(name));
+  }
   return list;
 }
 
