@@ -76,11 +76,11 @@ class Bench : public Command {
       throw UsageError("--chart draws one file with --compare only; name a directory");
 
     Engine engine = engine_.make();
-    const auto model = Model::load(find_model(model_));
+    const auto model = load_model(model_);
     const ModelFacts facts = model_facts(*model);
     std::optional<CompareReport> comparison;
     if (compare_) comparison = compare(*model, facts, engine);
-    const auto base = base_ ? Model::load(find_model(*base_)) : nullptr;
+    const auto base = base_ ? load_model(*base_) : nullptr;
     OrderedJson out = comparison ? comparison->json() : OrderedJson::object();
     if (!comparison) {
       for (const char* key : {"tokens", "nll", "ppl", "kl_mean", "kl_median", "top1"}) out[key] = nullptr;

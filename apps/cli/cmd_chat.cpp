@@ -57,7 +57,7 @@ class Chat : public Command {
     if (max_tokens_ && *max_tokens_ < 1) throw UsageError("-n must be positive");
     const ImageOptions image_options = image_args_.options();
     Engine engine = engine_.make();
-    const auto model = Model::load(find_model(model_));
+    const auto model = load_model(model_);
     if (vision_) model->require_vision();
     SessionOptions session_options = context_.options();
     if (model->vision()) {

@@ -37,7 +37,7 @@ class Export : public Command {
   }
 
   void declare(Args& args) override {
-    args.positional("MODEL", model_, "HLWQ checkpoint, directory with safetensors, or a .gguf file");
+    args.positional("MODEL", model_, "HLWQ checkpoint, directory with safetensors, .gguf file or owner/name");
     args.option("-o,--output", out_, "DIR", "Where the export goes; it appears whole or not at all");
     args.choice("--to", to_, {"compressed-tensors", "safetensors"},
                 "compressed-tensors: INT4 linears (W4A16) for vLLM; safetensors: everything in BF16");

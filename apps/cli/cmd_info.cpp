@@ -7,6 +7,7 @@
 #include "info_report.h"
 #include "model/config_reader.h"
 #include "model/vision_tower.h"
+#include "quant/published_reader.h"
 #include "terminal.h"
 
 namespace hlwq::cli {
@@ -80,6 +81,7 @@ class Info : public Command {
     const auto model = Model::load(model_);
     r.spec = model->spec();
     r.facts = model_facts(*model);
+    r.notes = model->weights().notes();
     r.has_tokenizer = model->has_tokenizer();
     r.tokenizer = r.has_tokenizer
                       ? format_count(static_cast<uint64_t>(model->tokenizer().vocab_size())) + " tokens"
@@ -95,12 +97,12 @@ class Info : public Command {
   void plan_weights(InfoReport& r, const ModelSource& source,
                     const std::optional<QuantPolicy>& policy) const {
     const WeightPlanner planner(source, r.spec);
-    r.notes = planner.notes();
+    for (const std::string& note : planner.notes()) r.notes.push_back(note);
     r.policy = policy ? policy->name() : "stored";
     if (policy) {
       r.sizes.push_back(planner.quantized(*policy));
       r.facts = model_facts(r.spec, r.sizes.back());
-    } else if (!source.config.contains("quantization_config")) {
+    } else if (!source.config.contains("quantization_config") && !is_published(source)) {
       r.sizes.push_back(planner.stored());
       for (const char* name : {"q8", "q6-l2", "default-l2", "q5-l2", "q4-l2", "q3-l2", "q2-l2"})
         r.sizes.push_back(planner.quantized(QuantPolicy::named(name)));

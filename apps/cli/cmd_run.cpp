@@ -58,7 +58,7 @@ class Run : public Command {
   int run() override {
     check_arguments();
     Engine engine = engine_.make();
-    const auto model = Model::load(find_model(model_));
+    const auto model = load_model(model_);
     GenerateOptions options;
     options.sampling = sampling_.params(*model);
     options.stop = sampling_.stop;

@@ -48,7 +48,7 @@ class Template : public Command {
         show(text);
       return kDone;
     }
-    const auto model = Model::load(find_model(model_));
+    const auto model = load_model(model_);
     const std::string text = chat_prompt(*model, list, options);
     if (!json_) {
       show(text);

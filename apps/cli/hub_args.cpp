@@ -54,4 +54,11 @@ std::string find_model(const std::string& model, FileSet files) {
   }
 }
 
+std::shared_ptr<const Model> load_model(const std::string& model) {
+  auto loaded = Model::load(find_model(model));
+  for (const std::string& note : loaded->weights().notes())
+    std::fprintf(stderr, "hlwq: note: %s\n", printable(note).c_str());
+  return loaded;
+}
+
 }  // namespace hlwq::cli

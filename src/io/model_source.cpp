@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/file.h"
+#include "io/compressed_tensors.h"
 #include "io/gguf_model.h"
 
 namespace hlwq {
@@ -39,11 +40,29 @@ bool is_pickle(const fs::path& path) {
   return extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt";
 }
 
+OrderedJson read_object(const fs::path& path);
+
+/// What the published tools say of where their files come from: hlwq_config.json or polar_config.json.
+std::string published_base(const fs::path& directory) {
+  for (const char* file : {"hlwq_config.json", "polar_config.json"})
+    if (std::error_code ec; fs::exists(directory / file, ec)) {
+      const OrderedJson config = read_object(directory / file);
+      const auto base = config.find("base_model");
+      return base != config.end() && base->is_string() ? base->get<std::string>()
+                                                       : "the model that it was made from";
+    }
+  return "";
+}
+
 [[noreturn]] void refuse_pickle(const fs::path& path) {
-  throw Error(ErrorCode::kUnsupported,
-              path.string() +
-                  " is a pickle, which can run code when it is opened; convert the model to "
-                  "safetensors (save_pretrained of transformers does) and open that");
+  const std::string base = published_base(path.parent_path());
+  throw Error(
+      ErrorCode::kUnsupported,
+      path.string() + " is a pickle, which can run code when it is opened" +
+          (base.empty() ? std::string("; convert the model to safetensors (save_pretrained of transformers "
+                                      "does) and open that")
+                        : " (INT4 of torchao, no codes); quantize what it was made from: hlwq quantize " +
+                              base + " -o DIR"));
 }
 
 OrderedJson read_object(const fs::path& path) {
@@ -124,8 +143,72 @@ std::vector<fs::path> files_of(const fs::path& directory) {
   return files;
 }
 
+/// Several files as one. Names of the published kind without dots get them back ("model__norm__weight"), but
+/// for the parts of codes, which their reader knows.
+class MergedSource : public TensorSource {
+ public:
+  explicit MergedSource(const std::vector<fs::path>& files) {
+    for (const fs::path& file : files) {
+      sources_.push_back(open_safetensors(file));
+      for (Tensor t : sources_.back()->tensors()) {
+        t.name = dotted(t.name);
+        owner_.push_back(sources_.back().get());
+        tensors_.push_back(std::move(t));
+      }
+    }
+    build_index();
+  }
+  const std::vector<Tensor>& tensors() const override { return tensors_; }
+  void drop(const Tensor& tensor) const override {
+    const auto i = static_cast<size_t>(&tensor - tensors_.data());
+    if (i < tensors_.size()) owner_[i]->drop(tensor);
+  }
+
+ private:
+  static std::string dotted(const std::string& name) {
+    for (const char* end : {"__packed", "__norms", "__meta", "__codes"})
+      if (name.ends_with(end)) return name;
+    if (name.find('.') != name.npos) return name;
+    std::string with_dots = name;
+    for (size_t i = 0; (i = with_dots.find("__", i)) != with_dots.npos; ++i) with_dots.replace(i, 2, ".");
+    return with_dots;
+  }
+
+  std::vector<std::unique_ptr<TensorSource>> sources_;
+  std::vector<const TensorSource*> owner_;
+  std::vector<Tensor> tensors_;
+};
+
+/// Published codes beside what stayed BF16: codes.safetensors in the directory or in one folder of it (PQ5/),
+/// and bf16.safetensors. Null when the directory is none of these.
+std::unique_ptr<TensorSource> open_split_codes(const fs::path& directory, const std::string& folder) {
+  constexpr const char* kCodes = "codes.safetensors";
+  const fs::path rest = directory / "bf16.safetensors";
+  std::error_code ec;
+  if (!fs::exists(rest, ec)) return nullptr;
+  std::vector<fs::path> codes;
+  if (!folder.empty()) {
+    codes.push_back(directory / folder / kCodes);
+  } else if (fs::exists(directory / kCodes, ec)) {
+    codes.push_back(directory / kCodes);
+  } else {
+    for (fs::directory_iterator it(directory, ec), end; !ec && it != end; it.increment(ec))
+      if (std::error_code ignored; fs::exists(it->path() / kCodes, ignored))
+        codes.push_back(it->path() / kCodes);
+    std::sort(codes.begin(), codes.end());
+  }
+  if (codes.empty()) return nullptr;
+  if (codes.size() > 1)
+    throw Error(ErrorCode::kInvalidArgument, directory.string() +
+                                                 " holds codes of several widths; name a folder, e.g. " +
+                                                 codes[0].parent_path().string());
+  return std::make_unique<MergedSource>(std::vector<fs::path>{codes[0], rest});
+}
+
 // Null when the directory holds no weights at all: its config alone still answers `hlwq info`.
-std::unique_ptr<TensorSource> open_weights(const fs::path& directory, const std::vector<fs::path>& files) {
+std::unique_ptr<TensorSource> open_weights(const fs::path& directory, const std::vector<fs::path>& files,
+                                           const std::string& folder) {
+  if (auto split = open_split_codes(directory, folder)) return split;
   if (fs::exists(directory / "model.safetensors") || fs::exists(directory / "model.safetensors.index.json"))
     return open_safetensors(directory);
   std::vector<fs::path> loose;
@@ -138,12 +221,25 @@ std::unique_ptr<TensorSource> open_weights(const fs::path& directory, const std:
                     " safetensors files but no model.safetensors.index.json; fetch the index too");
   const auto pickle = std::find_if(files.begin(), files.end(), is_pickle);
   if (pickle != files.end()) refuse_pickle(*pickle);
+  for (const fs::path& f : files)
+    if (f.extension() == ".eoq" || f.filename() == "eoq_metadata.json")
+      throw Error(
+          ErrorCode::kUnsupported,
+          f.string() +
+              ": EOQ checkpoints are not read; quantize the model that it was made from: hlwq quantize "
+              "BASE -o DIR");
   return nullptr;
 }
 
-ModelSource open_directory(const fs::path& directory) {
+/// `folder`: where in the directory its codes are, when they are not beside its config.
+ModelSource open_directory(const fs::path& directory, const std::string& folder = "") {
   const std::vector<fs::path> files = files_of(directory);
   if (!fs::exists(directory / "config.json")) {
+    const fs::path whole = fs::absolute(directory).lexically_normal();
+    const fs::path own = whole.filename().empty() ? whole.parent_path() : whole;
+    if (folder.empty() && fs::exists(own / "codes.safetensors") &&
+        fs::exists(own.parent_path() / "config.json"))
+      return open_directory(own.parent_path(), own.filename().string());
     std::vector<fs::path> ggufs;
     for (const fs::path& f : files)
       if (f.extension() == ".gguf") ggufs.push_back(f);
@@ -160,7 +256,9 @@ ModelSource open_directory(const fs::path& directory) {
   ModelSource source;
   source.path = directory;
   source.config = read_object(directory / "config.json");
-  source.tensors = open_weights(directory, files);
+  source.tensors = open_weights(directory, files, folder);
+  if (source.tensors && is_compressed_tensors(source.config))
+    source.tensors = open_compressed_tensors(std::move(source.tensors), source.config, directory.string());
   source.generation_config = read_object_if_there(directory / "generation_config.json");
   source.tokenizer_config = read_object_if_there(directory / "tokenizer_config.json");
   if (const fs::path tokenizer = directory / "tokenizer.json"; fs::exists(tokenizer))

@@ -38,6 +38,10 @@ WeightStore::WeightStore(const ModelSource& source) : source_(source) {
 
 WeightStore::~WeightStore() = default;
 
+std::vector<std::string> WeightStore::notes() const {
+  return checkpoint_ ? checkpoint_->notes() : std::vector<std::string>();
+}
+
 bool WeightStore::contains(const std::string& name) const {
   return source_.tensors->find(name) || (checkpoint_ && checkpoint_->contains(name));
 }
@@ -68,7 +72,11 @@ Weight WeightStore::hlwq_rows(const StoredMatrix& stored, uint64_t first, uint64
 Weight WeightStore::matrix(const std::string& name, uint64_t rows, uint64_t cols) {
   const std::array<uint64_t, 2> shape = {rows, cols};
   if (checkpoint_)
-    if (const auto stored = checkpoint_->find(name)) {
+    if (auto stored = checkpoint_->find(name)) {
+      // Some published files leave it to the model how much of the last block is filling.
+      if (!stored->cols_known && cols < stored->cols &&
+          stored->format.row_blocks(cols) == stored->format.row_blocks(stored->cols))
+        stored->cols = stored->shape.back() = cols;
       expect_shape(name, stored->shape, shape);
       use_hlwq(*stored, name);
       return hlwq_rows(*stored, 0, rows);

@@ -34,6 +34,7 @@ class WeightStore {
   /// A float vector of n values, plus `offset`.
   std::vector<float> vector(const std::string& name, uint64_t n, float offset = 0) const;
   bool contains(const std::string& name) const;
+  std::vector<std::string> notes() const;  ///< of the checkpoint: how it was read
 
   struct Use {
     std::string name;

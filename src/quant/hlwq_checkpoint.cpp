@@ -4,7 +4,8 @@
 #include <cstring>
 
 #include "base/checked.h"
-#include "quant/published_layout.h"
+#include "quant/codec.h"
+#include "quant/published_variant.h"
 
 namespace hlwq {
 namespace {
@@ -81,13 +82,7 @@ void check_sizes(const HlwqFormat& format, uint64_t rows, uint64_t cols, const s
 
 }  // namespace
 
-bool HlwqCheckpoint::is_hlwq(const ModelSource& source) {
-  if (says_hlwq(source)) return true;
-  if (!source.tensors) return false;
-  for (const Tensor& t : source.tensors->tensors())
-    if (t.name.ends_with(kPublishedPacked)) return true;
-  return false;
-}
+bool HlwqCheckpoint::is_hlwq(const ModelSource& source) { return says_hlwq(source) || is_published(source); }
 
 HlwqCheckpoint::HlwqCheckpoint(const ModelSource& source) {
   if (!source.tensors) throw Error(ErrorCode::kNotFound, source.path.string() + " holds no weights");
@@ -148,6 +143,7 @@ void HlwqCheckpoint::add_native(const TensorSource& tensors, const std::string& 
   add_native_codebook(tensors, format.bits, format.lags);
   m.codes = reinterpret_cast<const uint8_t*>(codes.data.data());
   m.norms = aligned_norms(norms);
+  parts_[codes.name] = parts_[norms.name] = name;
   matrices_.emplace(name, std::move(m));
 }
 
@@ -191,77 +187,96 @@ const uint16_t* HlwqCheckpoint::aligned_norms(const Tensor& norms) {
   return copy.data();
 }
 
-void HlwqCheckpoint::read_published(const ModelSource& source) {
-  codebook_id_ =
-      "published-a";  // shipped beside the packer of this layout; ours and others' say when it is another
-  for (const char* file : {"hlwq_config.json", "polar_config.json"}) {
-    std::error_code ec;
-    if (source.path.empty() || !std::filesystem::is_regular_file(source.path / file, ec)) continue;
-    const OrderedJson config =
-        read_ordered_json(source.path / file, {.max_bytes = 64u << 20, .max_depth = 16});
-    if (!config.is_object()) invalid((source.path / file).string() + ": not a JSON object");
-    if (const std::string id = text(config, "codebook"); !id.empty()) codebook_id_ = id;
-    break;
-  }
-  if (codebook_id_ != "published-a" && codebook_id_ != "published-b")
-    throw Error(ErrorCode::kUnsupported, source.path.string() + " was packed with the codebook \"" +
-                                             codebook_id_ + "\", which this build does not know");
-  for (const Tensor& t : source.tensors->tensors())
-    if (t.name.ends_with(kPublishedPacked))
-      add_published(*source.tensors, t, t.name.substr(0, t.name.size() - kPublishedPacked.size()));
-  if (matrices_.empty()) invalid(source.path.string() + " holds no HLWQ tensors");
+std::string HlwqCheckpoint::weight_of(const std::string& tensor) const {
+  const auto it = parts_.find(tensor);
+  return it == parts_.end() ? "" : it->second;
 }
 
-void HlwqCheckpoint::add_published(const TensorSource& tensors, const Tensor& packed,
-                                   const std::string& prefix) {
-  const Tensor& norms = part(tensors, prefix + std::string(kPublishedNorms), packed.name);
-  const Tensor& meta = part(tensors, prefix + std::string(kPublishedMeta), packed.name);
-  if (meta.dtype != DType::kI64 || meta.shape.size() != 1 || (meta.shape[0] != 4 && meta.shape[0] != 5))
-    invalid(meta.name + " must be I64 of 4 or 5 values: rows, blocks, block size, codes, columns");
-  int64_t values[5];
-  std::memcpy(values, meta.data.data(), meta.data.size());
-  for (uint64_t i = 0; i < meta.shape[0]; ++i)
-    if (values[i] <= 0) invalid(meta.name + ": value " + std::to_string(i) + " is not positive");
-  const auto rows = static_cast<uint64_t>(values[0]), blocks = static_cast<uint64_t>(values[1]);
-  if (values[2] != kPublishedBlock)
-    throw Error(ErrorCode::kUnsupported,
-                meta.name + ": blocks of " + std::to_string(values[2]) + ", only 128 is known");
-  const uint64_t padded = checked_mul(blocks, kPublishedBlock, meta.name);
-  const uint64_t total = checked_mul(rows, padded, meta.name);
-  if (static_cast<uint64_t>(values[3]) != total)
-    invalid(meta.name + ": " + std::to_string(values[3]) + " codes for " + std::to_string(rows) +
-            " rows of " + std::to_string(padded));
-  const uint64_t cols = meta.shape[0] == 5 ? static_cast<uint64_t>(values[4]) : padded;
-  if (cols > padded || padded - cols >= kPublishedBlock)
-    invalid(meta.name + ": " + std::to_string(cols) + " columns in blocks for " + std::to_string(padded));
-  expect(norms, DType::kF16, {rows, blocks});
+void HlwqCheckpoint::read_published(const ModelSource& source) {
+  const OrderedJson config = published_config(source);
+  codebook_id_ = text(config, "codebook");
+  if (!codebook_id_.empty() && codebook_id_ != "published-a" && codebook_id_ != "published-b")
+    throw Error(ErrorCode::kUnsupported, source.path.string() + " was packed with the codebook \"" +
+                                             codebook_id_ + "\", which this build does not know");
+  std::map<std::string, std::vector<uint64_t>> counts;  // of matrices without a table
+  ::hlwq::read_published(source, config, [&](PublishedMatrix&& m) {
+    if (m.table.empty()) counts.emplace(m.name, std::move(m.counts));
+    add_published(std::move(m));
+  });
+  if (matrices_.empty()) invalid(source.path.string() + " holds no HLWQ tensors");
+  if (!counts.empty()) choose_published_tables(*source.tensors, counts);
+  if (codebook_id_.empty()) codebook_id_ = "stored";
+}
 
-  if (packed.dtype != DType::kU8) invalid(packed.name + " must be U8");
-  const uint64_t bytes = packed.data.size(), groups = total / 8;
-  const uint64_t bits = bytes / groups;
-  if (bytes % groups != 0 || bits > 8 || !published_bits(static_cast<int>(bits)))
-    throw Error(ErrorCode::kUnsupported, packed.name + ": " + std::to_string(bytes) + " bytes for " +
-                                             std::to_string(total) +
-                                             " codes are no width of 2 to 6 or 8 bits");
-  const int width = static_cast<int>(bits);
-
+void HlwqCheckpoint::add_published(PublishedMatrix&& matrix) {
   StoredMatrix m;
-  m.format = {width, 1, kPublishedBlock};
-  m.rows = rows;
-  m.cols = cols;
-  m.shape = {rows, cols};
-  std::vector<uint8_t>& codes = owned_codes_.emplace_back(bytes);
-  from_published(width, rows * blocks, reinterpret_cast<const uint8_t*>(packed.data.data()), codes.data());
-  tensors.drop(packed);
-  m.codes = codes.data();
-  m.norms = aligned_norms(norms);
-  const std::string name = published_weight_name(prefix);
-  if (!matrices_.emplace(name, std::move(m)).second) invalid(name + " is stored twice");
-  if (!codebooks_.count({width, 1}))
-    codebooks_.emplace(
-        std::make_pair(width, 1),
-        published_codebook(
-            width, codebook_id_ == "published-a" ? PublishedVariant::kFinite4 : PublishedVariant::kInfinite));
+  m.format = matrix.format;
+  m.rows = matrix.rows;
+  m.cols = matrix.cols;
+  m.cols_known = matrix.cols_known;
+  m.shape = {m.rows, m.cols};
+  m.codes = owned_codes_.emplace_back(std::move(matrix.codes)).data();
+  m.norms = aligned_norms(*matrix.norms);
+  if (!matrix.table.empty()) {
+    Codebook codebook{m.format.bits, 1, std::vector<float>(matrix.table.size())};
+    const int half = 1 << (m.format.bits - 1);
+    float last = 0;
+    for (int i = 0; i < half; ++i) {
+      const float v = matrix.table[static_cast<size_t>(half + i)];
+      const float mirror = -matrix.table[static_cast<size_t>(half - 1 - i)];
+      // Published tables are odd up to the last bits of single precision, and ascend.
+      if (!std::isfinite(v) || v > 100 || v <= last || std::fabs(v - mirror) > 1e-6f * v)
+        invalid(matrix.parts.back() + " is no codebook: levels must ascend and be mirrored about zero");
+      codebook.values[static_cast<size_t>(i)] = v;
+      codebook.values[static_cast<size_t>(half + i)] = -v;
+      last = v;
+    }
+    const auto [it, is_new] = codebooks_.try_emplace({m.format.bits, 1}, codebook);
+    if (!is_new && it->second.values != codebook.values)
+      throw Error(ErrorCode::kUnsupported, matrix.parts.back() +
+                                               " differs from the table of other matrices of " +
+                                               std::to_string(m.format.bits) + " bits, which is not read");
+  }
+  for (std::string& part : matrix.parts) parts_.emplace(std::move(part), matrix.name);
+  if (!matrices_.emplace(matrix.name, std::move(m)).second) invalid(matrix.name + " is stored twice");
+}
+
+void HlwqCheckpoint::choose_published_tables(const TensorSource& tensors,
+                                             const std::map<std::string, std::vector<uint64_t>>& counts) {
+  const auto table = [](int bits, bool a) {
+    return published_codebook(bits, a ? PublishedVariant::kFinite4 : PublishedVariant::kInfinite);
+  };
+  std::string why = "named by its config";
+  if (codebook_id_.empty()) {
+    VariantEvidence evidence;
+    for (const auto& [name, count] : counts) {
+      const StoredMatrix& m = matrices_.at(name);
+      evidence.add_counts(m.format.bits, count);
+      const Tensor* exact = tensors.find(name);
+      if (!exact || !info(exact->dtype).is_float || exact->shape != m.shape) continue;
+      double errors[2] = {0, 0};
+      std::vector<float> want(m.cols), got(m.cols);
+      for (uint64_t r = 0; r < std::min<uint64_t>(m.rows, 64); ++r) {
+        decode_rows(*exact, r, 1, want.data());
+        for (const int b : {0, 1}) {
+          decode_row(m.format, table(m.format.bits, b == 0), m.codes + r * m.format.row_bytes(m.cols),
+                     m.norms + r * m.format.row_blocks(m.cols), m.cols, got.data());
+          for (uint64_t i = 0; i < m.cols; ++i) errors[b] += (want[i] - got[i]) * (want[i] - got[i]);
+        }
+      }
+      evidence.add_errors(errors[0], errors[1]);
+    }
+    const VariantEvidence::Choice choice = evidence.choose();
+    codebook_id_ = choice.variant == PublishedVariant::kFinite4 ? "published-a" : "published-b";
+    why = choice.why;
+  }
+  const bool a = codebook_id_ == "published-a";
+  notes_.push_back(std::string("codes of the published table with outer ends at ") + (a ? "4" : "infinity") +
+                   " (" + codebook_id_ + "), " + why);
+  for (const auto& [name, count] : counts) {
+    const int bits = matrices_.at(name).format.bits;
+    if (!codebooks_.count({bits, 1})) codebooks_.emplace(std::make_pair(bits, 1), table(bits, a));
+  }
 }
 
 }  // namespace hlwq

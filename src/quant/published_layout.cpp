@@ -14,7 +14,9 @@ void write_stream(int bits, const uint8_t* codes, uint8_t* out) {
   }
 }
 
-void read_stream(int bits, const uint8_t* in, uint8_t* codes) {
+}  // namespace
+
+void read_published_stream(int bits, const uint8_t* in, uint8_t* codes) {
   const uint64_t mask = (1u << bits) - 1;
   for (int i = 0; i < kPublishedBlock; i += 8, in += bits) {
     uint64_t group = 0;
@@ -23,8 +25,6 @@ void read_stream(int bits, const uint8_t* in, uint8_t* codes) {
   }
 }
 
-}  // namespace
-
 void to_published(int bits, uint64_t blocks, const uint8_t* native, uint8_t* published) {
   const HlwqFormat format{bits, 1, kPublishedBlock};
   uint8_t codes[kPublishedBlock];
@@ -32,16 +32,6 @@ void to_published(int bits, uint64_t blocks, const uint8_t* native, uint8_t* pub
     unpack_block(format, native, codes);
     for (uint8_t& c : codes) c = static_cast<uint8_t>(natural_code(c, bits));
     write_stream(bits, codes, published);
-  }
-}
-
-void from_published(int bits, uint64_t blocks, const uint8_t* published, uint8_t* native) {
-  const HlwqFormat format{bits, 1, kPublishedBlock};
-  uint8_t codes[kPublishedBlock];
-  for (uint64_t b = 0; b < blocks; ++b, native += format.block_bytes(), published += format.block_bytes()) {
-    read_stream(bits, published, codes);
-    for (uint8_t& c : codes) c = stored_code(c, bits);
-    pack_block(format, codes, native);
   }
 }
 

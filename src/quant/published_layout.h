@@ -24,9 +24,11 @@ constexpr std::string_view kPublishedMeta = "__meta";
 /// Widths the published decoders know: 2 to 6 bits as a stream, 8 as bytes.
 constexpr bool published_bits(int bits) { return (bits >= 2 && bits <= 6) || bits == 8; }
 
-/// Native blocks of 128 to the published stream and back: `blocks` times 16 * bits bytes on both sides.
+/// The natural codes of one block of 128 from the published stream.
+void read_published_stream(int bits, const uint8_t* in, uint8_t* codes);
+
+/// Native blocks of 128 to the published stream: `blocks` times 16 * bits bytes on both sides.
 void to_published(int bits, uint64_t blocks, const uint8_t* native, uint8_t* published);
-void from_published(int bits, uint64_t blocks, const uint8_t* published, uint8_t* native);
 
 /// The weight's name from the part before "__packed": dotted names stay, the others get their dots and
 /// ".weight" back.

@@ -4,33 +4,18 @@
 
 #include "base/checked.h"
 #include "quant/codec.h"
-#include "quant/published_layout.h"
 
 namespace hlwq {
 namespace {
 
 bool is_codebook(const std::string& name) { return name.starts_with("hlwq.codebook."); }
 
-/// The weight that a tensor of an HLWQ checkpoint is a part of; empty when it is none.
-std::string weight_of(const std::string& name, const HlwqCheckpoint& checkpoint) {
-  for (const std::string& end : {codes_name(""), norms_name("")})
-    if (name.ends_with(end))
-      if (std::string weight = name.substr(0, name.size() - end.size()); checkpoint.contains(weight))
-        return weight;
-  for (const std::string_view end : {kPublishedPacked, kPublishedNorms, kPublishedMeta})
-    if (name.ends_with(end))
-      if (std::string weight = published_weight_name(name.substr(0, name.size() - end.size()));
-          checkpoint.contains(weight))
-        return weight;
-  return {};
-}
-
 void refuse_other_methods(const ModelSource& source) {
   if (!source.config.is_object() || !source.config.contains("quantization_config")) return;
   const OrderedJson& q = source.config["quantization_config"];
   const OrderedJson method = q.is_object() ? q.value("quant_method", OrderedJson()) : OrderedJson();
   const std::string name = method.is_string() ? method.get<std::string>() : "unknown";
-  if (name != "hlwq")
+  if (name != "hlwq" && !is_published(source))
     throw Error(ErrorCode::kUnsupported, source.path.string() + " is already quantized (" + name +
                                              "); start from its HLWQ checkpoint or original weights");
 }
@@ -64,7 +49,7 @@ SourceWeights::SourceWeights(const ModelSource& source) {
   if (HlwqCheckpoint::is_hlwq(source)) checkpoint_ = std::make_unique<HlwqCheckpoint>(source);
   std::map<std::string, size_t> coded;
   for (const Tensor& t : source.tensors->tensors()) {
-    const std::string name = checkpoint_ ? weight_of(t.name, *checkpoint_) : std::string();
+    const std::string name = checkpoint_ ? checkpoint_->weight_of(t.name) : std::string();
     if (name.empty()) {
       if (checkpoint_ && is_codebook(t.name)) continue;
       weights_.push_back({t.name, t.shape, &t, nullptr, nullptr, {&t}});

@@ -21,6 +21,7 @@ import sys
 
 import numpy as np
 from safetensors import safe_open
+from safetensors_files import Weights
 from scipy.linalg import hadamard as sylvester
 from scipy.stats import norm as normal
 
@@ -50,33 +51,6 @@ def gaussian_error(c):
 def unpack(packed, bits, total):
     stream = np.unpackbits(packed)[: total * bits].reshape(total, bits)
     return stream.astype(np.uint8) @ (1 << np.arange(bits - 1, -1, -1)).astype(np.uint8)
-
-
-class Weights:
-    """Every tensor of a directory of safetensors, BF16 included, as float32."""
-
-    def __init__(self, directory):
-        self.at = {}
-        for path in sorted(pathlib.Path(directory).glob("*.safetensors")):
-            with open(path, "rb") as f:
-                size = int.from_bytes(f.read(8), "little")
-                header = json.loads(f.read(size))
-            header.pop("__metadata__", None)
-            data = np.memmap(path, np.uint8, "r", 8 + size)
-            for name, entry in header.items():
-                begin, end = entry["data_offsets"]
-                self.at[name] = (entry["dtype"], entry["shape"], data[begin:end])
-
-    def raw(self, name):
-        dtype, shape, data = self.at[name]
-        kinds = {"U8": np.uint8, "F16": np.float16, "F32": np.float32, "I64": np.int64, "BF16": np.uint16}
-        return np.frombuffer(data.tobytes(), kinds[dtype]).reshape(shape)
-
-    def floats(self, name):
-        values = self.raw(name)
-        if self.at[name][0] == "BF16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32)
 
 
 def load_unpacker(package):
