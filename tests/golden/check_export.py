@@ -10,7 +10,7 @@
   * transformers' logits, in float32, must be those of hlwq on the same weights written out as plain float32: the
     log-probabilities of the 100 likeliest tokens after each of some prefixes of a text.
 
-The second is exact. The last compares two float32 programs that add in different orders; --tolerance (nats, 0.001)
+The first two are exact. The last compares two float32 programs that add in different orders; --tolerance (nats, 0.001)
 bounds the largest difference, and the difference that INT4 makes is printed beside it when --original names the
 unrounded model. Needs torch, transformers, compressed-tensors, safetensors and numpy. Figures in docs/benchmarks.md
 are of torch 2.15.0, transformers 5.24.0, compressed-tensors 0.20.0. Exits with 1 on any disagreement.
