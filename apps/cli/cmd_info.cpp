@@ -98,6 +98,9 @@ class Info : public Command {
                     const std::optional<QuantPolicy>& policy) const {
     const WeightPlanner planner(source, r.spec);
     for (const std::string& note : planner.notes()) r.notes.push_back(note);
+    if (!source.tensors && !published_config(source).empty())
+      r.notes.push_back(
+          "its weights are published codes; sizes here are those of BF16 and of other policies");
     r.policy = policy ? policy->name() : "stored";
     if (policy) {
       r.sizes.push_back(planner.quantized(*policy));

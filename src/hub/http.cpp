@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <chrono>
 #include <exception>
 
 #include "hlwq/error.h"
@@ -70,13 +70,16 @@ void set(CURL* curl, CURLoption option, Value value) {
 
 /// What libcurl's callbacks see of one request. No exception may pass through C, so they wait here.
 struct HttpClient::Hop {
+  using Clock = std::chrono::steady_clock;
   const HttpRequest& request;
   const HttpOptions& options;
   CURL* curl;
-  HttpResponse response;
+  HttpResponse response = {};
   size_t header_bytes = 0;
-  bool began = false, too_long = false;
-  std::exception_ptr thrown;
+  bool began = false, too_long = false, stalled = false;
+  curl_off_t moved = 0;
+  Clock::time_point last_moved = Clock::now();
+  std::exception_ptr thrown = nullptr;
 
   static size_t on_header(char* data, size_t, size_t size, void* self) {
     Hop& hop = *static_cast<Hop*>(self);
@@ -119,7 +122,8 @@ struct HttpClient::Hop {
     }
   }
 
-  static int on_progress(void* self, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  /// At least once a second. libcurl's own low-speed limit averages over seconds and sees a stall late.
+  static int on_progress(void* self, curl_off_t, curl_off_t received, curl_off_t, curl_off_t sent) {
     Hop& hop = *static_cast<Hop*>(self);
     try {
       if (hop.options.abort && hop.options.abort()) hop.response.aborted = true;
@@ -127,7 +131,13 @@ struct HttpClient::Hop {
       hop.thrown = std::current_exception();
       return 1;
     }
-    return hop.response.aborted;
+    const auto now = Clock::now();
+    if (const curl_off_t moved = received + sent; moved != hop.moved) {
+      hop.moved = moved;
+      hop.last_moved = now;
+    }
+    hop.stalled = std::chrono::duration<double>(now - hop.last_moved).count() > hop.options.stall_timeout;
+    return hop.response.aborted || hop.stalled;
   }
 
   void begin() {
@@ -186,7 +196,7 @@ HttpResponse HttpClient::send(const HttpRequest& request) {
 HttpResponse HttpClient::hop(const HttpRequest& request, const std::string& url) {
   CURL* curl = curl_;
   curl_easy_reset(curl);  // keeps connections
-  Hop state{request, options_, curl, {}, 0, false, false, nullptr};
+  Hop state{.request = request, .options = options_, .curl = curl};
   std::array<char, CURL_ERROR_SIZE> message{};
 
   curl_slist* list = nullptr;
@@ -211,8 +221,6 @@ HttpResponse HttpClient::hop(const HttpRequest& request, const std::string& url)
   set(curl, CURLOPT_HTTPHEADER, list);
   set(curl, CURLOPT_USERAGENT, options_.user_agent.c_str());
   set(curl, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(options_.answer_timeout * 1000));
-  set(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-  set(curl, CURLOPT_LOW_SPEED_TIME, std::max(1L, std::lround(options_.stall_timeout)));
   set(curl, CURLOPT_BUFFERSIZE, 256L << 10);
   set(curl, CURLOPT_ERRORBUFFER, message.data());
   set(curl, CURLOPT_HEADERFUNCTION, &Hop::on_header);
@@ -223,13 +231,15 @@ HttpResponse HttpClient::hop(const HttpRequest& request, const std::string& url)
   set(curl, CURLOPT_XFERINFOFUNCTION, &Hop::on_progress);
   set(curl, CURLOPT_XFERINFODATA, &state);
   if (request.head) set(curl, CURLOPT_NOBODY, 1L);
+  if (!options_.ca_file.empty()) set(curl, CURLOPT_CAINFO, options_.ca_file.c_str());
 
   const CURLcode code = curl_easy_perform(curl);
   if (state.thrown) std::rethrow_exception(state.thrown);
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &state.response.status);
   if (code != CURLE_OK) {
-    state.response.failure = state.too_long
-                                 ? "an answer of more than 64 MiB"
+    state.response.failure = state.too_long ? "an answer of more than 64 MiB"
+                             : state.stalled
+                                 ? "no byte came for too long"
                                  : std::string(message[0] ? message.data() : curl_easy_strerror(code));
     state.response.lasting = state.too_long || lasts(code);
   } else if (state.response.ok()) {

@@ -15,6 +15,7 @@ namespace hlwq {
 struct HttpOptions {
   std::string origin, token;  ///< the token goes with requests to this URL's scheme, host and port alone
   std::string user_agent;
+  std::string ca_file;          ///< trusted certificates; empty: the system's
   double answer_timeout = 10;   ///< seconds to connect
   double stall_timeout = 10;    ///< seconds without a byte
   std::function<bool()> abort;  ///< polled during transfers; may be empty

@@ -49,8 +49,9 @@ bool temporary(long status) { return status == 408 || status == 429 || status >=
 
 HubClient::HubClient(const HubSettings& settings, std::function<bool()> abort)
     : settings_(settings),
-      options_{settings.endpoint,         settings.token,  settings.user_agent, settings.answer_timeout,
-               settings.download_timeout, std::move(abort)},
+      options_{settings.endpoint,         settings.token,          settings.user_agent,
+               settings.ca_file.string(), settings.answer_timeout, settings.download_timeout,
+               std::move(abort)},
       http_(options_) {}
 
 HttpResponse HubClient::ask(const HttpRequest& request) {

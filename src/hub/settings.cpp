@@ -100,6 +100,7 @@ HubSettings hub_settings(const Environment& environment) {
   s.symlinks = !is_true(value(environment, "HF_HUB_DISABLE_SYMLINKS"));
   s.answer_timeout = seconds(environment, "HF_HUB_ETAG_TIMEOUT", s.answer_timeout);
   s.download_timeout = seconds(environment, "HF_HUB_DOWNLOAD_TIMEOUT", s.download_timeout);
+  s.ca_file = path_of(environment, {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}, {});
   return s;
 }
 

@@ -76,7 +76,7 @@ class User:
         """To be laid over the process's own; None: not set."""
         names = ["XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH",
                  "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN",
-                 "HF_HUB_DISABLE_SYMLINKS"]
+                 "HF_HUB_DISABLE_SYMLINKS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
         local = {"HF_ENDPOINT": self.server.url, "HOME": str(self.home), "NO_PROXY": "*", "no_proxy": "*"}
         return dict.fromkeys(names) | local | more
 

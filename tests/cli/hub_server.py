@@ -4,6 +4,7 @@ which large files redirect. Every request is kept for tests to look at, and faul
 import hashlib
 import json
 import re
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +40,8 @@ class Fault:
 
 
 class HubServer:
-    def __init__(self):
+    def __init__(self, certificate=None):
+        """certificate: (certificate file, key file) for HTTPS at the Hub's port; the storage stays plain."""
         self.repositories, self.requests, self.faults = {}, [], []
         self.tokens = {"hf_good"}
         self.blobs = {}
@@ -48,7 +50,12 @@ class HubServer:
         self.limit = None  # after so many of them, sending stops until the limit is raised
         self.ranges = True
         self.connections = 0
+        self.scheme = "https" if certificate else "http"
         self.hub = self._start("hub")
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self.hub.socket = context.wrap_socket(self.hub.socket, server_side=True)
         self.cdn = self._start("cdn")
 
     def _start(self, port):
@@ -70,7 +77,7 @@ class HubServer:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.hub.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.hub.server_address[1]}"
 
     @property
     def cdn_url(self):  # another name for this machine: another host
@@ -213,8 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.state.sent += len(piece)
                 self.state.lock.notify_all()
             self.wfile.write(piece)
-            if fault == "slow":
-                time.sleep(0.02)
+            if fault == "stall":
+                time.sleep(4)
         if fault == "cut":
             self.wfile.flush()
             self.close_connection = True

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from conftest import BINARY
-from hub_server import Fault, git_sha1
+from hub_server import Fault, HubServer, git_sha1
 
 RANDOM = random.Random(5)
 LARGE = RANDOM.randbytes(24 << 20)  # enough for several ranges at a time
@@ -258,6 +258,31 @@ def test_a_full_disk_is_told_before_the_download(server, user):
     server.repositories["org/f"].claimed = {"model.safetensors": 1 << 43}
     error = user.run("pull", "org/f", code=1).stderr
     assert "free" in error and not server.of("cdn")
+
+
+def test_a_stalled_transfer_is_begun_again(server, user):
+    server.add("org/f", weights_only(LARGE[:300_000]))
+    server.faults = [Fault("stall")]
+    assert content(user.pull("org/f", HF_HUB_DOWNLOAD_TIMEOUT="1")["path"] + "/model.safetensors") == LARGE[:300_000]
+    assert len(server.of("cdn")) == 2
+
+
+def test_https_wants_a_trusted_certificate_and_never_falls_back(user, tmp_path):
+    """Checked against a certificate of our own making (openssl comes with ca-certificates)."""
+    files = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    secure = HubServer(files)
+    try:
+        secure.add("org/small", weights_only(b"w"))
+        secure.add("org/large", weights_only(LARGE[:300_000]))
+        error = user.run("pull", "org/small", code=1, HF_ENDPOINT=secure.url).stderr
+        assert "certificate" in error and not secure.requests
+        trusting = {"HF_ENDPOINT": secure.url, "SSL_CERT_FILE": files[0]}
+        assert content(user.pull("org/small", **trusting)["path"] + "/model.safetensors") == b"w"
+        assert "secure" in user.run("pull", "org/large", code=1, **trusting).stderr and not secure.of("cdn")
+    finally:
+        secure.close()
 
 
 def test_without_symlinks_contents_lie_in_the_snapshot(server, user):

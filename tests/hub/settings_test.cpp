@@ -40,6 +40,7 @@ TEST(HubSettings, ReadsSwitchesAndTimeouts) {
   EXPECT_FALSE(with({{"HF_HUB_DISABLE_SYMLINKS", "True"}}).symlinks);
   EXPECT_EQ(with({{"HF_ENDPOINT", "http://mirror/"}}).endpoint, "http://mirror");
   EXPECT_EQ(with({{"HF_HUB_ETAG_TIMEOUT", "30"}, {"HF_HUB_DOWNLOAD_TIMEOUT", "many"}}).answer_timeout, 30);
+  EXPECT_EQ(with({{"SSL_CERT_FILE", "~/ca.pem"}, {"CURL_CA_BUNDLE", "/c"}}).ca_file, "/h/ca.pem");
   EXPECT_THROW(with({{"HF_ENDPOINT", "file:///etc"}}), Error);
 }
 
