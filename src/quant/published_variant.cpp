@@ -29,7 +29,7 @@ double log_likelihood(int bits, PublishedVariant variant, std::span<const uint64
 
 void VariantEvidence::add_counts(int bits, std::span<const uint64_t> counts) {
   const uint64_t total = std::accumulate(counts.begin(), counts.end(), uint64_t{0});
-  if (bits < 3 || total < kFewCodes) return;
+  if (bits < 4 || total < kFewCodes) return;
   const double n = static_cast<double>(total);
   const bool a = log_likelihood(bits, PublishedVariant::kFinite4, counts, n) >
                  log_likelihood(bits, PublishedVariant::kInfinite, counts, n);

@@ -13,8 +13,8 @@ namespace hlwq {
 /// of codes: what every matrix votes with.
 class VariantEvidence {
  public:
-  /// How often each natural code of a matrix occurs. Too few codes, and 2 bits, where the tables hardly
-  /// differ, say nothing.
+  /// How often each natural code of a matrix occurs. Too few codes, and 2 and 3 bits, where the tables
+  /// hardly differ, say nothing.
   void add_counts(int bits, std::span<const uint64_t> counts);
   /// A matrix whose exact values are known: its squared errors with either table.
   void add_errors(double with_a, double with_b);

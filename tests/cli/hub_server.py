@@ -142,6 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(.+?)/(.+)", path)
+        cached = re.fullmatch(r"/api/resolve-cache/models/([^/]+/[^/]+)/([^/]+)/(.+)", path)
+        if cached:
+            file, api = cached, None
         if not api and not file:
             return self.reply(404)
         name = (api or file).group(1)
@@ -179,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         data = repository.commits[commit].get(path)
         if data is None:
             return self.reply(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        if len(data) < LARGE and not self.path.startswith("/api/"):  # as the Hub does: once more within its host
+            to = re.sub(r"^/([^/]+/[^/]+)/resolve/[^/]+/", rf"/\1/{commit}/", self.path)
+            return self.reply(307, headers={"Location": "/api/resolve-cache/models" + to, "X-Repo-Commit": commit})
         if len(data) < LARGE:
             return self.reply(200, data, {"ETag": f'"{git_sha1(data)}"', "X-Repo-Commit": commit})
         digest = hashlib.sha256(data).hexdigest()

@@ -98,6 +98,16 @@ def test_the_table_is_recognised(nano, tmp_path, variant):
     assert f"(published-{variant}), recognised by the frequencies of the codes" in run.stderr
 
 
+def test_a_folder_of_codes_from_the_hub(server, user, llama, tmp_path):
+    published.make(llama, tmp_path / "m", "F5", "a")
+    files = {p.relative_to(tmp_path / "m").as_posix(): p.read_bytes() for p in (tmp_path / "m").rglob("*") if p.is_file()}
+    server.add("org/one", files)
+    server.add("org/two", files | {"PQ3/codes.safetensors": files["PQ5/codes.safetensors"]})
+    assert "org/two/PQ5 or another" in user.run("run", "org/two", "--ids", "1", code=2).stderr
+    for model in ("org/one", "org/one/PQ5", "org/two/PQ3"):
+        assert user.run("run", model, "--ids", "1,2", "-n", "2").stdout
+
+
 def test_folders_of_codes_and_what_is_refused(llama, tmp_path):
     out = tmp_path / "m"
     published.make(llama, out, "F5", "a")
