@@ -45,7 +45,8 @@ bool is_content_hash(std::string_view etag) {
                      [](unsigned char c) { return std::isxdigit(c) && !std::isupper(c); });
 }
 
-bool content_matches(const std::filesystem::path& path, const std::string& etag, const Progress& progress) {
+bool content_matches(const std::filesystem::path& path, const std::string& etag, const Progress& progress,
+                     const std::string& what) {
   const bool git = etag.size() == 40;
   const uint64_t size = std::filesystem::file_size(path);
   Digest digest(git ? Digest::Kind::kSha1 : Digest::Kind::kSha256);
@@ -58,7 +59,7 @@ bool content_matches(const std::filesystem::path& path, const std::string& etag,
   uint64_t done = 0;
   while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0) {
     digest.update({buffer.data(), static_cast<size_t>(in.gcount())});
-    progress.step(done += static_cast<uint64_t>(in.gcount()), size, "checking " + path.filename().string());
+    progress.step(done += static_cast<uint64_t>(in.gcount()), size, what);
   }
   if (done != size) throw Error(ErrorCode::kIo, "cannot read " + path.string());
   return digest.hex() == etag;

@@ -27,7 +27,8 @@ class Digest {
 /// Whether an ETag is a hash of the content: 64 hexadecimal digits (SHA-256) or 40 (git's SHA-1 of a blob).
 bool is_content_hash(std::string_view etag);
 
-/// Whether the file's content has the hash that `etag` is. `progress` gets bytes.
-bool content_matches(const std::filesystem::path& path, const std::string& etag, const Progress& progress);
+/// Whether the file's content has the hash that `etag` is. `progress` gets bytes, and `what`.
+bool content_matches(const std::filesystem::path& path, const std::string& etag, const Progress& progress,
+                     const std::string& what);
 
 }  // namespace hlwq

@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kSmallestChunk = 4u << 20, kLargestChunk = 64u << 20;
+constexpr uint64_t kLongCheck = 256u << 20;
 constexpr int kAttempts = 6;  // in a row without a byte
 
 /// What was received so far cannot be gone on with.
@@ -172,7 +173,10 @@ void download(const HubClient& hub, const std::string& repository, const RemoteF
     try {
       Fetch(hub, repository, file, part, meter).run(connections);
       part.finish();
-      if (!is_content_hash(file.etag) || content_matches(temporary, file.etag, {nullptr, progress.cancelled}))
+      // Small files are checked before anybody could look.
+      const Progress checking{file.size >= kLongCheck ? progress.report : nullptr, progress.cancelled};
+      if (!is_content_hash(file.etag) ||
+          content_matches(temporary, file.etag, checking, "checking " + file.name))
         break;
     } catch (const Restart& restart) {
       why = restart.whole ? "the server sends it only as a whole"

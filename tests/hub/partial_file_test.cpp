@@ -63,9 +63,10 @@ TEST_F(PartialFileTest, HoldsNothing) {
 
 TEST_F(PartialFileTest, HashesAreThoseOfShaAndGit) {
   std::ofstream(path_) << "hello\n";
-  EXPECT_TRUE(content_matches(path_, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", {}));
-  EXPECT_TRUE(content_matches(path_, "ce013625030ba8dba906f756967f9e9ca394464a", {}));  // git hash-object
-  EXPECT_FALSE(content_matches(path_, "ce013625030ba8dba906f756967f9e9ca394464b", {}));
+  EXPECT_TRUE(
+      content_matches(path_, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", {}, ""));
+  EXPECT_TRUE(content_matches(path_, "ce013625030ba8dba906f756967f9e9ca394464a", {}, ""));  // git hash-object
+  EXPECT_FALSE(content_matches(path_, "ce013625030ba8dba906f756967f9e9ca394464b", {}, ""));
   EXPECT_FALSE(is_content_hash("\"ce01\""));
   EXPECT_FALSE(is_content_hash(std::string(64, 'G')));
 }
