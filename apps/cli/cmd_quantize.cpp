@@ -1,18 +1,11 @@
 // hlwq quantize: a model into an HLWQ checkpoint.
 #include <algorithm>
-#include <filesystem>
 #include <map>
 
-#include "base/file.h"
 #include "common.h"
-#include "engine/calibration.h"
-#include "engine/device.h"
-#include "eval/sensitivity.h"
+#include "eval/quantize_request.h"
 #include "hub_args.h"
-#include "quant/allocation.h"
-#include "quant/quantize.h"
 #include "terminal.h"
-#include "text/tokenizer.h"
 
 namespace hlwq::cli {
 namespace {
@@ -136,186 +129,29 @@ class Quantize : public Command {
 
   int run() override {
     if (out_.empty()) throw UsageError("quantize needs -o DIR");
-    QuantizeOptions options = parse_options();
-    // Before anything is measured: a GPU that is not there is better said at once.
-    const std::unique_ptr<TensorEncoder> encoder = make_tensor_encoder(device());
-    if (encoder && !calibrate_.empty())
-      throw UsageError("--calibrate rounds on the CPU only: leave --device out");
-    options.encoder = encoder.get();
-    const std::string asked = model_;
-    model_ = find_model(model_);
-    if (model_ != asked && options.base_model.empty()) options.base_model = parse_repository(asked)->id;
-    if (bpw_ || !size_.empty()) allocate_bits(options);
-    if (calibrate_.empty()) {
-      const ModelSource source = open_model(model_);
-      ThreadPool pool(engine_.thread_count());
-      return write(source, options, pool);
-    }
-    return calibrate_and_write(options);
-  }
-
- private:
-  int calibrate_and_write(QuantizeOptions& options) const {
-    if (layout_ != "native" || norm_ != "corrected")
-      throw UsageError("--calibrate goes with the native layout and corrected norms only");
-    // Calibrating takes long: what is in the way of the output is better said before.
-    { AtomicDirectory output(out_, force_); }
-    Engine engine({engine_.thread_count(), {}});
-    const auto model = Model::load(model_);
-    CalibrationOptions calibration;
-    calibration.restart = force_;
-    const CalibrationWindows windows = calibration_windows(*model, calibration);
-    uint64_t tokens = 0;
-    for (const auto& w : windows) tokens += w.size();
-    options.calibration = {{"text", calibrate_ == "builtin" ? "builtin" : "file"}, {"tokens", tokens}};
-    const std::filesystem::path work = work_directory();
-    CalibratedTensors tensors;
-    {
-      ProgressLine line("calibrating");
-      tensors = calibrate(*model, options, windows, calibration, engine, work, line.progress());
-    }
-    options.rounded = tensors.sources();
-    const int code = write(model->source(), options, *engine.compute().pool);
-    tensors.layers.clear();
-    std::error_code ec;
-    std::filesystem::remove_all(work, ec);
-    return code;
-  }
-
-  /// Beside the output, whatever form its path has.
-  std::filesystem::path work_directory() const {
-    std::filesystem::path path = std::filesystem::absolute(out_).lexically_normal();
-    if (path.filename().empty()) path = path.parent_path();
-    return path += ".calibration";
-  }
-
-  /// Makes options.policy from --bpw or --size.
-  void allocate_bits(QuantizeOptions& options) const {
-    const auto model = Model::load(model_);
-    const TensorSource& source = *model->source().tensors;
-    std::vector<AllocationItem> items;
-    uint64_t weights = 0;
-    for (const Tensor& t : source.tensors())
-      if (const QuantDecision d = options.policy.decide(t, options.pad); d.format) {
-        items.push_back({t.name, t.rows(), t.cols(), d.format->block, 0});
-        weights += t.elements();
-      }
-    // Measuring takes long: a budget that cannot be met is better said before.
-    const int lags = static_cast<int>(lags_.value_or(2));
-    const uint64_t budget = byte_budget(model->source(), options, items, weights, lags);
-    const std::map<std::string, double> sensitivity = sensitivities(*model, options.policy);
-    for (AllocationItem& item : items) {
-      const auto it = sensitivity.find(item.name);
-      if (it == sensitivity.end())
-        throw Error(ErrorCode::kInvalidFile,
-                    sensitivity_ + " says nothing of " + item.name +
-                        ": it was measured on another model; remove it to measure anew");
-      item.sensitivity = it->second;
-    }
-    const Allocation allocation = allocate(items, lags, budget);
-    const double rate = 8 * static_cast<double>(allocation.bytes) / static_cast<double>(weights);
-    const OrderedJson about{{"made by", "hlwq quantize"},
-                            {"target", bpw_ ? fixed(*bpw_, 3) + " bits per weight" : size_},
-                            {"bits per weight", fixed(rate, 4)},
-                            {"predicted KL", fixed(allocation.predicted_kl, 5)}};
-    options.policy_json = policy_json(items, allocation, about);
-    options.policy = QuantPolicy::from_json(options.policy_json, "the chosen policy");
-    if (!write_policy_.empty()) {
-      AtomicFile file(write_policy_);
-      file.write(options.policy_json);
-      file.commit();
-    }
-    std::fprintf(stderr, "hlwq: %s bits per weight over %zu tensors, predicted KL %s nats per token\n",
-                 fixed(rate, 3).c_str(), items.size(), fixed(allocation.predicted_kl, 4).c_str());
-  }
-
-  /// What --bpw or --size leave for the items' codes and norms.
-  uint64_t byte_budget(const ModelSource& source, const QuantizeOptions& options,
-                       const std::vector<AllocationItem>& items, uint64_t weights, int lags) const {
-    const auto [least, most] = allocation_range(items, lags);
-    const uint64_t other = fixed_bytes(source, options, items, lags);
-    const double given = bpw_
-                             ? *bpw_ / 8 * static_cast<double>(weights)
-                             : static_cast<double>(parse_bytes(size_, "--size")) - static_cast<double>(other);
-    // More bytes than 8 bits everywhere take are left over; a rate that high must be a slip.
-    if (given < static_cast<double>(least) || (bpw_ && *bpw_ > 9)) {
-      const auto rate = [&](uint64_t bytes) {
-        return fixed(8 * static_cast<double>(bytes) / static_cast<double>(weights), 3);
-      };
-      throw UsageError((bpw_ ? "--bpw " + fixed(*bpw_, 3) : "--size " + size_) +
-                       ": this model goes from --bpw " + rate(least) + " to " + rate(most) +
-                       ", which is --size " + std::to_string(least + other) + " to " +
-                       std::to_string(most + other));
-    }
-    return static_cast<uint64_t>(given);
-  }
-
-  /// Bytes of everything that is not one of `items`, with every table that a choice may need.
-  static uint64_t fixed_bytes(const ModelSource& source, const QuantizeOptions& options,
-                              const std::vector<AllocationItem>& items, int lags) {
-    uint64_t coded = 0, tables = 0;
-    for (const AllocationItem& item : items) {
-      HlwqFormat f{8, 1, item.block};
-      coded += item_bytes(item, f);
-    }
-    for (const HlwqFormat& f : allocation_formats(lags))
-      tables += static_cast<uint64_t>(f.lags) * static_cast<uint64_t>(f.levels()) * sizeof(float);
-    QuantizeOptions eight = options;
-    eight.policy = QuantPolicy::named("q8");
-    return predict_quantized_bytes(source, eight) - coded + tables;
-  }
-
-  std::map<std::string, double> sensitivities(const Model& model, const QuantPolicy& policy) const {
-    std::map<std::string, double> result;
-    if (!sensitivity_.empty() && std::filesystem::exists(sensitivity_)) {
-      const Json json = parse_json(read_text(sensitivity_), sensitivity_);
-      if (!json.is_object())
-        throw Error(ErrorCode::kInvalidFile, sensitivity_ + ": not an object of numbers");
-      for (const auto& [name, value] : json.items()) {
-        if (!value.is_number() || !(value.get<double>() >= 0))
-          throw Error(ErrorCode::kInvalidFile, sensitivity_ + ": \"" + name + "\" is no sensitivity");
-        result[name] = value.get<double>();
-      }
-      return result;
-    }
-    Engine engine({engine_.thread_count(), {}});
-    SensitivityOptions options;
-    options.pad = pad_;
-    const CalibrationWindows windows = plain_windows(model, builtin_calibration_text(), 256, 512);
-    ProgressLine line("sensitivity");
-    result = measure_sensitivity(model, policy, windows, options, engine, line.progress());
-    if (!sensitivity_.empty()) {
-      AtomicFile file(sensitivity_);
-      file.write(OrderedJson(result).dump(1) + "\n");
-      file.commit();
-    }
-    return result;
-  }
-
-  CalibrationWindows calibration_windows(const Model& model, const CalibrationOptions& options) const {
-    const auto tokens = static_cast<uint64_t>(calibration_tokens_);
-    if (calibrate_ == "builtin")
-      return plain_windows(model, builtin_calibration_text(), options.window, tokens);
-    const std::string text = read_file(calibrate_, 1u << 30);
-    if (calibrate_.ends_with(".json") || calibrate_.ends_with(".jsonl"))
-      return json_windows(model, text, calibrate_, options.window, tokens);
-    return plain_windows(model, text, options.window, tokens);
-  }
-
-  int write(const ModelSource& source, QuantizeOptions& options, ThreadPool& pool) const {
-    if (!source.tensors) throw Error(ErrorCode::kNotFound, model_ + " has a config but no weights");
-    if (source.tokenizer_json.empty() && source.gguf_metadata.contains("tokenizer.ggml.model"))
-      options.tokenizer_json = tokenizer_json_from_gguf(source.gguf_metadata);
-
+    QuantizeRequest request = make_request();
     QuantizeResult result;
-    {
-      ProgressLine line("quantizing", ProgressLine::Unit::kBytes);
-      result = quantize_model(source, options, out_, pool, line.progress());
+    try {
+      // Before anything is downloaded: a GPU that is not there is better said at once.
+      check(request);
+      request.model = find_model(model_);
+      if (request.model != model_ && request.base_model.empty())
+        request.base_model = parse_repository(model_)->id;
+      std::optional<ProgressLine> line;
+      QuantizeWatch watch;
+      watch.stage = [&](const std::string& stage) {
+        line.reset();
+        line.emplace(stage, stage == "quantizing" ? ProgressLine::Unit::kBytes : ProgressLine::Unit::kCount);
+        return line->progress();
+      };
+      watch.note = [&](const std::string& text) {
+        line.reset();
+        std::fprintf(stderr, "hlwq: %s\n", printable(text).c_str());
+      };
+      result = quantize(request, watch);
+    } catch (const RequestError& e) {
+      throw UsageError(e.what());
     }
-    for (const QuantizedTensor& t : result.tensors)
-      if (t.unfit)
-        std::fprintf(stderr, "hlwq: note: %s stays as it is: %s\n", printable(t.name).c_str(),
-                     t.note.c_str());
     if (json_) {
       print_json(to_json(result));
       return kDone;
@@ -326,43 +162,30 @@ class Quantize : public Command {
     return kDone;
   }
 
-  Device device() const {
-    try {
-      return parse_device(device_);
-    } catch (const Error& e) {
-      throw UsageError(e.what());
-    }
-  }
-
-  QuantizeOptions parse_options() const {
-    QuantizeOptions options;
-    if (bits_ && !policy_.empty()) throw UsageError("--bits and --policy exclude each other");
-    if (bits_ && (*bits_ < 2 || *bits_ > 8)) throw UsageError("--bits goes from 2 to 8");
-    if (bpw_ && !size_.empty()) throw UsageError("--bpw and --size exclude each other");
-    if ((bpw_ || !size_.empty()) && (bits_ || !policy_.empty()))
-      throw UsageError("--bpw and --size choose the widths themselves: leave --bits and --policy out");
-    if (lags_ && (*lags_ < 1 || *lags_ > 3)) throw UsageError("--lags goes from 1 to 3");
-    if (layout_ == "published") options.layout = CheckpointLayout::kPublished;
-    const bool plain_tables = layout_ == "published" || codebook_ != "converged" || norm_ == "published";
-    if (plain_tables && lags_.value_or(1) > 1)
-      throw UsageError("coupled codebooks go with the native layout, and with our own tables and norms");
-    std::string policy = bits_ ? "q" + std::to_string(*bits_) : policy_.empty() ? "default" : policy_;
-    // A policy that was named in full, or a file, says itself how many lags it wants.
-    const bool ours = bits_ || policy_.empty();
-    const int64_t lags = lags_.value_or(ours && !plain_tables ? 2 : 1);
-    if (lags_ && policy.ends_with(".json"))
-      throw UsageError("a policy file gives each rule its own \"lags\": leave --lags out");
-    if (lags > 1) policy += "-l" + std::to_string(lags);
-    options.policy = read_policy(policy);
-    // Beside the checkpoint, so that a choice can be found and repeated.
-    if (policy.ends_with(".json")) options.policy_json = read_text(policy);
-    if (norm_ == "published") options.norm = NormRule::kPublished;
-    if (codebook_ == "published-a") options.codebook = CodebookKind::kPublishedA;
-    if (codebook_ == "published-b") options.codebook = CodebookKind::kPublishedB;
-    options.pad = pad_;
-    options.replace = force_;
-    options.base_model = base_model_;
-    return options;
+ private:
+  QuantizeRequest make_request() const {
+    QuantizeRequest r;
+    r.model = model_;
+    r.out = out_;
+    r.policy = policy_;
+    r.bits = bits_;
+    r.lags = lags_;
+    if (bpw_) r.bpw = *bpw_;
+    if (!size_.empty()) r.size = parse_bytes(size_, "--size");
+    r.sensitivity = sensitivity_;
+    r.write_policy = write_policy_;
+    r.layout = layout_;
+    r.codebook = codebook_;
+    r.norm = norm_;
+    r.pad = pad_;
+    r.replace = force_;
+    r.calibrate = calibrate_;
+    r.calibration_tokens = static_cast<uint64_t>(calibration_tokens_);
+    r.base_model = base_model_;
+    r.device = device_;
+    r.threads = engine_.thread_count();
+    r.prefix = "--";
+    return r;
   }
 
   std::string model_, out_, policy_, layout_ = "native", codebook_ = "converged", norm_ = "corrected",

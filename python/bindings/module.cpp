@@ -9,6 +9,7 @@
 
 #include <optional>
 
+#include "files_jobs.h"
 #include "model.h"
 #include "request.h"
 
@@ -257,6 +258,27 @@ class PyModel {
   std::unique_ptr<LoadedModel> model_;
 };
 
+/// Runs a job on a thread that ends with it; a tuple of its result and its notes.
+template <typename Start>
+nb::tuple run_alone(const nb::object& progress, Start&& start) {
+  Worker worker;
+  const std::shared_ptr<Job> job = start(worker);
+  finish(*job, progress);
+  nb::list notes;
+  for (Job::Event event; job->pop(event);) notes.append(text(event.text));
+  return nb::make_tuple(text(job->result), notes);
+}
+
+nb::tuple quantize_files(const nb::bytes& request, const nb::object& progress) {
+  const OrderedJson json = request_json(request);
+  return run_alone(progress, [&](Worker& worker) { return start_quantize(worker, json); });
+}
+
+nb::tuple pull_repository(const nb::bytes& repository, const nb::object& progress) {
+  return run_alone(progress,
+                   [&](Worker& worker) { return start_pull(worker, std::string(view(repository))); });
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -301,6 +323,11 @@ NB_MODULE(_core, m) {
       .def_prop_ro("bos", &PyModel::bos)
       .def_prop_ro("stop_ids", &PyModel::stop_ids);
 
+  m.def("quantize", &quantize_files, "request"_a, "progress"_a.none());
+  m.def("pull", &pull_repository, "repository"_a, "progress"_a.none());
+  m.def(
+      "is_repository", [](const nb::bytes& name) { return is_repository(std::string(view(name))); },
+      "text"_a);
   m.attr("version") = HLWQ_VERSION;
 }
 

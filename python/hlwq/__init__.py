@@ -23,11 +23,12 @@ from .errors import (
 )
 from .images import ImageLike
 from .model import Messages, Model
+from .quantization import quantize
 from .tokenizer import Ids, Tokenizer
 
 __all__ = [
     "Answer", "CancelledError", "ContextFullError", "DeniedError", "DeviceError", "Error", "Event", "FileAccessError", "Ids",
     "ImageLike", "InvalidArgumentError", "InvalidFileError", "Messages", "Model", "NetworkError",
     "NoSpaceError", "NotFoundError",
-    "OutOfMemoryError", "Stream", "Tokenizer", "UnsupportedError", "__version__",
+    "OutOfMemoryError", "Stream", "Tokenizer", "UnsupportedError", "__version__", "quantize",
 ]  # fmt: skip

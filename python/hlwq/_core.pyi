@@ -1,7 +1,15 @@
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 version: str
+
+Progress = Callable[[int, int, str], object]
+
+def quantize(request: bytes, progress: Progress | None) -> tuple[str, list[str]]: ...
+def pull(repository: bytes, progress: Progress | None) -> tuple[str, list[str]]: ...
+def is_repository(text: bytes) -> bool: ...
 
 class Job:
     def next(self) -> tuple[str, str] | None: ...

@@ -133,7 +133,7 @@ def prepare_messages(
         raise InvalidArgumentError("there are no messages")
     if images is not None:
         if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Sequence):
-            images = [images]  # type: ignore[list-item]
+            images = [images]
         _attach(prepared, [{"type": "image", "path": files.name(image)} for image in images])
     return prepared, files.files
 

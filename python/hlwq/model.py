@@ -17,7 +17,8 @@ from . import _core
 from .answer import Answer, Stream
 from .errors import InvalidArgumentError, UnsupportedError
 from .images import ImageLike, prepare_messages
-from .paths import resolve_model
+from .paths import ModelName, resolve_model
+from .quantization import quantize, threads_wanted
 from .tokenizer import Ids, Tokenizer, id_array
 
 _log = logging.getLogger("hlwq")
@@ -57,7 +58,7 @@ class Model:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | os.PathLike[str],
+        model: ModelName,
         *,
         kv_bits: int | None = None,
         device: str | None = None,
@@ -68,7 +69,7 @@ class Model:
         vision: bool = True,
         image_tokens: int | Literal["auto"] | None = None,
     ) -> Model:
-        """Loads a model directory (safetensors), an HLWQ checkpoint or a .gguf file.
+        """Loads a model directory (safetensors), an HLWQ checkpoint, a .gguf file or a repository, "owner/name".
 
         kv_bits: bits of the key/value cache: 16 (BF16, the default), 32, or codes of 4, 3 or 2.
         device: "cpu", "cuda" or "cuda:N"; without it a GPU where there is one (HLWQ_DEVICE).
@@ -83,10 +84,6 @@ class Model:
         InvalidArgumentError, DeviceError, OutOfMemoryError.
         """
         path = resolve_model(model)
-        if threads is None and (text := os.environ.get("HLWQ_THREADS")):
-            if not text.isdecimal():
-                raise InvalidArgumentError(f"HLWQ_THREADS is {text!r}, not a number of threads")
-            threads = int(text)
         if ctx is not None and ctx < 1:
             raise InvalidArgumentError("ctx is at least 1")
         if gpu_layers is not None and gpu_layers < 0:
@@ -95,7 +92,7 @@ class Model:
             "kv_bits": kv_bits,
             "device": device or os.environ.get("HLWQ_DEVICE"),
             "ctx": ctx,
-            "threads": threads,
+            "threads": threads_wanted(threads),
             "gpu_layers": gpu_layers,
             "isa": isa or os.environ.get("HLWQ_ISA"),
             "vision": vision,
@@ -211,7 +208,7 @@ class Model:
         Texts are cut into tokens as lm-evaluation-harness does it: together, spaces at the end of the context
         counting to the continuation. An empty context is the BOS. Contexts that calls share are read once.
         """
-        before, after = self._pair(context, continuation, add_special)
+        before, after = self.token_pair(context, continuation, add_special=add_special)
         logprobs, likeliest = self.token_logprobs([*before, *after], start=len(before))
         return float(logprobs.sum()), bool(likeliest.all())
 
@@ -225,12 +222,24 @@ class Model:
         finally:
             self._tell_notes()
 
-    def _pair(self, context: str | Ids, continuation: str | Ids, add_special: bool) -> tuple[list[int], list[int]]:
+    def token_pair(
+        self,
+        context: str | Ids,
+        continuation: str | Ids,
+        *,
+        add_special: bool = True,
+        parse_special: bool = False,
+    ) -> tuple[list[int], list[int]]:
+        """The tokens of a context and of its continuation, as ``loglikelihood`` cuts them.
+
+        add_special and parse_special as in ``Tokenizer.encode``.
+        """
         if isinstance(context, str) and isinstance(continuation, str):
             stripped = context.rstrip()
             continuation = context[len(stripped) :] + continuation
-            whole = self.tokenizer.encode(stripped + continuation, add_special=add_special)
-            before = self.tokenizer.encode(stripped, add_special=add_special) if stripped else []
+            special = {"add_special": add_special, "parse_special": parse_special}
+            whole = self.tokenizer.encode(stripped + continuation, **special)
+            before = self.tokenizer.encode(stripped, **special) if stripped else []
             if not stripped and self._core.bos >= 0 and whole[:1] == [self._core.bos]:
                 whole = whole[1:]
             after = whole[len(before) :]
@@ -280,6 +289,10 @@ class Model:
         kv_bits: of a cache other than this model's own.
         """
         return dict(json.loads(self._core.plan(context, kv_bits or 0)))
+
+    def quantize(self, output: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+        """Quantises this model's files into a checkpoint; options and result as ``hlwq.quantize``."""
+        return quantize(self.path, output, **options)
 
     def reset(self) -> None:
         """Forgets the conversation whose beginning is kept for the next prompt, and frees its memory."""

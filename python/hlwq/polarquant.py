@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", help="fp16, int4, nf4, q4 ... or a GGUF type, comma-separated")
     p.add_argument("--compare-ppl", help="refused: only what was measured is shown")
     p.add_argument("-o", "--output", help="write the table as .md or .json")
-    p.add_argument("--chart", action="store_true", help="with --compare: draw it into MODEL's name.svg")
+    p.add_argument("--chart", action="store_true", help="draw charts into MODEL's name-charts")
     p.add_argument("--max-length", type=int, default=2048, help="tokens of a window (2048)")
     p.add_argument("--stride", type=int, default=512, help="tokens from window to window (512)")
     p.add_argument("--fewshot", type=int, default=5, help="examples for --eval-tasks (5)")
@@ -185,24 +185,20 @@ def _bench(args: argparse.Namespace) -> int:
         refuse("--compare-ppl: figures of elsewhere are not shown beside measured ones; --compare measures")
     if args.eval_tasks:
         return _tasks(args.model, args.eval_tasks.split(","), args.fewshot, args.output)
-    window = ["--ctx", str(args.max_length), "--stride", str(min(args.stride, args.max_length - 1))]
-    if not args.compare:
-        if args.chart or args.output:
-            note("--chart and -o draw and write comparisons: add --compare q4,q5,int4 for one")
-        run_program(["bench", args.model, "--ppl", *window, *_text_on_stdin(args.text_file)])
-    known = {"gguf": "q4_k_m", "fp16": "", "bf16": "", "torchao": "int4", "bnb": "nf4", "polarquant": "default"}
-    names = [known.get(name.strip().lower(), name.strip()) for name in args.compare.split(",")]
-    if "awq" in names:
-        refuse("--compare awq: there is no AWQ here; int4, nf4, q4, q5 and GGUF types are known")
-    if "" in names:
-        note("the model itself is what everything is compared with")
-    names = list(dict.fromkeys(name for name in names if name)) or ["default"]
-    command = ["bench", args.model, "--compare", ",".join(names), *window, *_text_on_stdin(args.text_file)]
+    command = ["bench", args.model, "--ctx", str(args.max_length)]
+    command += ["--stride", str(min(args.stride, args.max_length - 1)), *_text_on_stdin(args.text_file)]
+    if args.ppl or not args.compare:
+        command += ["--ppl"]
+    if args.compare:
+        known = {"gguf": "q4_k_m", "torchao": "int4", "bnb": "nf4", "polarquant": "default"}
+        names = [known.get(name.strip().lower(), name.strip()) for name in args.compare.split(",")]
+        if "awq" in names:
+            refuse("--compare awq: there is no AWQ here; int4, nf4, q4, q5 and GGUF types are known")
+        command += ["--compare", ",".join(dict.fromkeys(names))]
     if args.output:
         command += ["-o", args.output]
     if args.chart:
-        note(f"the chart goes to {_name(args.model)}.svg")
-        command += ["--chart", f"{_name(args.model)}.svg"]
+        command += ["--chart", f"{_name(args.model)}-charts"]
     run_program(command)
 
 
@@ -211,8 +207,10 @@ def _arena(args: argparse.Namespace) -> int:
 
 
 def _tasks(model: str, tasks: Sequence[str], fewshot: int, output: str | None) -> int:
-    from .lm_eval import evaluate_tasks
-
+    try:
+        from .lm_eval import evaluate_tasks
+    except ImportError as error:
+        refuse(str(error))
     return evaluate_tasks(model, tasks, fewshot=fewshot, output=output)
 
 

@@ -34,11 +34,13 @@ def test_polarquant_quantize_and_info(command, nano_path, tmp_path):
 def test_polarquant_bench(command, q5_path, nano_path, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text((nano_path / "golden/heldout.txt").read_text()[:1500])
-    bench = command("polarquant", "bench", q5_path, "--ppl", "--text-file", text, "--max-length", 256)
-    assert "perplexity" in bench.stdout
-    command("polarquant", "bench", nano_path, "--compare", "fp16,int4", "--text-file", text, "--max-length", 256,
-            "-o", "out.json", "--chart", cwd=tmp_path)  # fmt: skip
-    assert (tmp_path / "out.json").is_file() and (tmp_path / "gemma4-nano.svg").is_file()
+    bench = command("polarquant", "bench", q5_path, "--ppl", "--chart", "--text-file", text, "--max-length", 256,
+                    cwd=tmp_path)  # fmt: skip
+    assert "perplexity" in bench.stdout and list((tmp_path / "gemma4-nano-q5-charts").glob("*.svg"))
+    command("polarquant", "bench", nano_path, "--compare", "fp16,torchao", "--text-file", text, "--max-length", 256,
+            "-o", "out.json", cwd=tmp_path)  # fmt: skip
+    assert "int4" in (tmp_path / "out.json").read_text()
+    assert "AWQ" in command("polarquant", "bench", nano_path, "--compare", "awq", "--text-file", text, code=2).stderr
     assert "measured" in command("polarquant", "bench", nano_path, "--compare-ppl", "awq=7", code=2).stderr
 
 
