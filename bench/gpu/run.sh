@@ -18,6 +18,7 @@ for bench in linear attention vision experts encode; do
   echo "== $bench"
   $build/gpu_${bench}_bench | tee "$results/$bench.jsonl"
 done
+python3 bench/gpu/peers.py tests/golden/configs/gemma-4-31B.json | tee "$results/peers.jsonl" || echo "no PyTorch here to measure beside"
 [ -n "$large" ] || exit 0
 
 python3 bench/gpu/random_checkpoint.py make tests/golden/configs/gemma-4-31B.json "$large/bf16"

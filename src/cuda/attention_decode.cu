@@ -6,6 +6,7 @@
 #include "cuda/attention_decode_tiles.cuh"
 #include "cuda/attention_keys.cuh"
 #include "cuda/attention_tables.h"
+#include "cuda/chain.cuh"
 #include "cuda/runtime.h"
 
 namespace hlwq::cuda {
@@ -335,6 +336,8 @@ __global__ void __launch_bounds__(W * 32, kWarpsResident / W)
   const int kv_head = blockIdx.y / args.head_tiles, first_head = blockIdx.y % args.head_tiles * kHeads;
   const int heads = min(kHeads, a.group - first_head);
   const int64_t first_row = static_cast<int64_t>(sequence) * a.heads + kv_head * a.group + first_head;
+  start_next_kernel();
+  wait_for_previous_kernel();
   const KvView& view = a.views[sequence];
   const KeySpan span{a, static_cast<int>(a.positions[sequence])};
   const KeyRange all[3] = {span.keys(0, KeySource::kSinks), span.keys(0, KeySource::kMain),
@@ -405,7 +408,7 @@ void launch(const DecodeArgs& args, int kv_heads, cudaStream_t stream) {
         "attention's shared memory");
   const dim3 grid(static_cast<unsigned>(args.base.splits), static_cast<unsigned>(kv_heads * args.head_tiles),
                   static_cast<unsigned>(args.base.sequences));
-  decode_kernel<W><<<grid, W * 32, kBytes, stream>>>(args);
+  launch_chained(decode_kernel<W>, grid, W * 32, kBytes, stream, args);
   check_launch("attention");
 }
 

@@ -1,6 +1,7 @@
 // Attention in float for every form of cache and head size: what the faster kernels do not cover, and the
 // merging of splits.
 #include "cuda/attention_keys.cuh"
+#include "cuda/chain.cuh"
 #include "cuda/runtime.h"
 
 namespace hlwq::cuda {
@@ -159,6 +160,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_const
   const int d = a.head_dim, tid = threadIdx.x, quads = d / 4, parts = kMergeThreads / quads;
   const int64_t row = blockIdx.x;
   float* out = a.out + row * d;
+  start_next_kernel();
+  wait_for_previous_kernel();
   if (a.splits > 1) {
     static_assert(kMaxSplits <= kMergeThreads);
     float top = -INFINITY, total = 0;
@@ -243,8 +246,8 @@ void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream) 
 
 void launch_merge(const AttentionArgs& args, cudaStream_t stream) {
   if (args.splits == 1 && args.v_bits >= 16) return;
-  merge_kernel<<<static_cast<unsigned>(args.sequences * args.tokens * args.heads), kMergeThreads, 0,
-                 stream>>>(args);
+  launch_chained(merge_kernel, static_cast<unsigned>(args.sequences * args.tokens * args.heads),
+                 kMergeThreads, 0, stream, args);
   check_launch("attention's merging");
 }
 

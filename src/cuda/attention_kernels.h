@@ -29,7 +29,7 @@ constexpr int kFloatRows = 8;
 /// Splits of the keys, at most.
 constexpr int kMaxSplits = 256;
 /// Splits are worth this many keys at least.
-constexpr int kKeysPerSplit = 64;
+constexpr int kKeysPerSplit = 32;
 
 /// The tensor core kernels of a decode step: attention_decode.cu. Of compute capability 8.0 on.
 bool decode_fits(const AttentionPlan& plan);

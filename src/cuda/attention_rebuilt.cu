@@ -7,6 +7,7 @@
 // rows.
 #include "cuda/attention_prefill_tiles.cuh"
 #include "cuda/attention_tables.h"
+#include "cuda/chain.cuh"
 #include "cuda/runtime.h"
 
 namespace hlwq::cuda {
@@ -108,6 +109,8 @@ __global__ void __launch_bounds__(kThreads, 2) rebuilt_kernel(const __grid_const
             m = lane / 8;
   const int split = blockIdx.x, head = blockIdx.y, sequence = blockIdx.z;
   const int rows = a.tokens * a.group, last_token = a.tokens - 1;
+  start_next_kernel();
+  wait_for_previous_kernel();
   const KvView& view = a.views[sequence];
   const KeySpan span{a, static_cast<int>(a.positions[sequence])};
   const bool v_coded = a.v_bits < 16;
@@ -308,7 +311,7 @@ void launch_rebuilt(const AttentionArgs& base, int kv_heads, cudaStream_t stream
         "attention's shared memory");
   const dim3 grid(static_cast<unsigned>(base.splits), static_cast<unsigned>(kv_heads),
                   static_cast<unsigned>(base.sequences));
-  rebuilt_kernel<<<grid, kThreads, sizeof(Shared), stream>>>(args);
+  launch_chained(rebuilt_kernel, grid, kThreads, sizeof(Shared), stream, args);
   check_launch("attention");
 }
 

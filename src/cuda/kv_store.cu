@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 
 #include "cuda/attention_keys.cuh"
+#include "cuda/chain.cuh"
 #include "cuda/runtime.h"
 #include "quant/codebook.h"
 
@@ -95,6 +96,8 @@ __global__ void __launch_bounds__(kWarps * 32) store_kernel(const __grid_constan
   __shared__ uint8_t stored[kWarps][kMaxHeadDim];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim;
   const int64_t vectors = static_cast<int64_t>(a.sequences) * a.tokens * a.kv_heads;
+  start_next_kernel();
+  wait_for_previous_kernel();
   int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
   if (i >= 2 * vectors) return;
   const bool is_value = i >= vectors;
@@ -152,7 +155,8 @@ void store_kv(const AttentionPlan& plan, const AttentionSequences& sequences, co
                        static_cast<int>(layout.head_dim),
                        tables};
   const uint64_t vectors = 2 * plan.sequences * plan.tokens * layout.kv_heads;
-  store_kernel<<<static_cast<unsigned>((vectors + kWarps - 1) / kWarps), kWarps * 32, 0, stream>>>(args);
+  launch_chained(store_kernel, static_cast<unsigned>((vectors + kWarps - 1) / kWarps), kWarps * 32, 0, stream,
+                 args);
   check_launch("storing keys and values");
 }
 

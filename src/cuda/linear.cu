@@ -42,6 +42,9 @@ void run(LinearCall call, const HlwqFormat& f, const LookupTables& tables, uint6
   if (f.lags > (f.bits <= 4 ? 3 : 2))
     throw Error(ErrorCode::kUnsupported,
                 "the GPU has no kernel for " + format_label(f) + "; run this model with --device cpu");
+  if (tokens == 1 &&
+      launch_pairs(call, f.bits, f.lags, resources.multiprocessors, resources.shared_memory, stream))
+    return;
   // Granules below 128 codes fill no tensor-core operand.
   if (tokens == 1 || f.granule() < 128)
     return launch_vector(call, f.bits, f.lags, tokens, resources.multiprocessors, stream);

@@ -95,6 +95,9 @@ bool dispatch_format(int bits, int lags, Run&& run) {
 
 void launch_vector(LinearCall& call, int bits, int lags, uint64_t tokens, int multiprocessors,
                    cudaStream_t stream);
+/// One token, two lags, 4 to 6 bits in granules of 128, on GPUs with much shared memory; false for all else.
+bool launch_pairs(LinearCall& call, int bits, int lags, int multiprocessors, int shared_memory,
+                  cudaStream_t stream);
 void launch_table(LinearCall& call, const LookupTables& tables, uint64_t tokens, cudaStream_t stream);
 void launch_batch(LinearCall& call, int bits, int lags, uint64_t tokens, cudaStream_t stream);
 /// Parts are stacks of matrices of `rows` rows each. `max_tiles`: at least *groups.n_tiles; tile_tokens: 8 or

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cuda/async_copy.cuh"
+#include "cuda/chain.cuh"
 #include "cuda/hlwq_words.cuh"
 #include "cuda/linear_kernels.h"
 
@@ -24,8 +25,7 @@ struct LaneDots {
 #pragma unroll
     for (int lag = 0; lag < kLags; ++lag) {
       const auto* x = reinterpret_cast<const uint4*>(call.q[lag] + x_granule);
-      const uint4 a = __ldg(x + first_words<kBits>(l) / 4);
-      const uint4 b = __ldg(x + second_words<kBits>(l, granule) / 4);
+      const uint4 a = x[first_words<kBits>(l) / 4], b = x[second_words<kBits>(l, granule) / 4];
       const uint32_t xs[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -98,7 +98,9 @@ __global__ void __launch_bounds__(kThreads, 4)
     copies_end();
     if (++copy_step == steps) copy_step = 0, copy_group += stride;
   };
+  start_next_kernel();
   for (int stage = 0; stage < kStages - 1; ++stage) copy(stage);
+  wait_for_previous_kernel();
 
   int stage = 0;
   for (uint32_t round = 0; round < rounds; ++round) {
@@ -116,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       for (int r = 0; r < kRows; ++r)
         norm[r] = __half2float(__ushort_as_half(
             __ldg(part.norms + static_cast<uint64_t>(min(row + r, part.rows - 1)) * blocks + block)));
-      const float2 scale_sum = __ldg(call.scale_sum + block);
+      const float2 scale_sum = call.scale_sum[block];
       copies_wait<kStages - 2>();
       __syncwarp();
       if (has) {
@@ -166,6 +168,8 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(const __grid_constant_
   const uint32_t blocks = granules >> call.granules_shift;
   const int granule_bytes = kWide ? 16 * kBits : static_cast<int>(call.granule_bytes);
   float sum[kRows] = {};
+  start_next_kernel();
+  wait_for_previous_kernel();
   for (uint32_t g = warp % kSplit * per_step + lane / lanes; g < granules; g += kSplit * per_step) {
     LaneCodes<kBits> c[kRows];
     float norm[kRows];
@@ -176,7 +180,7 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(const __grid_constant_
       c[r] = load_codes<kBits, kWide>(part.codes + (at * granules + g) * granule_bytes, l, size);
       norm[r] = __half2float(__ushort_as_half(__ldg(part.norms + at * blocks + block)));
     }
-    const float2 scale_sum = __ldg(call.scale_sum + static_cast<uint64_t>(token) * blocks + block);
+    const float2 scale_sum = call.scale_sum[static_cast<uint64_t>(token) * blocks + block];
     LaneDots<kBits, kLags, kRows> dots;
     dots.add(c, call, (static_cast<uint64_t>(token) * granules + g) * size, l, size);
     const bool first = l == 0 && (g & ((1u << call.granules_shift) - 1)) == 0;
@@ -203,9 +207,9 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(const __grid_constant_
 template <int kBits, int kLags, bool kWide, int kRows, int kSplit>
 void launch_direct(LinearCall& call, uint64_t tokens, cudaStream_t stream) {
   const uint32_t groups = call.set_groups(kRows);
-  direct_kernel<kBits, kLags, kWide, kRows, kSplit>
-      <<<dim3((groups + kWarps / kSplit - 1) / (kWarps / kSplit), static_cast<unsigned>(tokens)), kThreads, 0,
-         stream>>>(call);
+  launch_chained(direct_kernel<kBits, kLags, kWide, kRows, kSplit>,
+                 dim3((groups + kWarps / kSplit - 1) / (kWarps / kSplit), static_cast<unsigned>(tokens)),
+                 kThreads, 0, stream, call);
 }
 
 // How much of the GPU's warps works when groups of rows are split over `split` warps: rounds and steps come
@@ -228,7 +232,7 @@ void launch_wide(LinearCall& call, int multiprocessors, cudaStream_t stream) {
   const auto run = [&]<int kSplit>() {
     const unsigned needed = (groups + kWarps / kSplit - 1) / (kWarps / kSplit);
     const unsigned grid = std::min(needed, static_cast<unsigned>(multiprocessors) * 4);
-    vector_kernel<kBits, kLags, kSplit><<<grid, kThreads, 0, stream>>>(call, groups);
+    launch_chained(vector_kernel<kBits, kLags, kSplit>, grid, kThreads, 0, stream, call, groups);
   };
   if (split == 1) run.template operator()<1>();
   if (split == 2) run.template operator()<2>();
