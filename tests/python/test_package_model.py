@@ -217,6 +217,7 @@ def test_the_gil_is_free_while_it_computes(q5):
 INTERRUPTED = """
 import os, signal, sys, threading
 import hlwq
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in a shell's background, it is ignored
 model = hlwq.Model.from_pretrained(sys.argv[1])
 expected = model.generate("What is 2 + 3?", temperature=0)
 for call in (lambda: model.generate("Tell me.", ignore_eos=True, stop="\\0"), lambda: list(model.stream("Go on.", ignore_eos=True)),
