@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
+#include <tuple>
 
 #include "base/checked.h"
 #include "cuda/activations.h"
@@ -67,10 +69,17 @@ uint64_t scratch_bytes(const ModelSpec& spec, uint64_t context, uint64_t tokens,
                   linear_scratch_bytes(tokens, spec.layers.size() * width, spec.hidden),
                   linear_scratch_bytes(tokens, width, spec.hidden),
                   linear_scratch_bytes(tokens, spec.hidden, width)});
-  for (uint64_t i = 0; i < spec.layers.size(); ++i)
-    for (uint64_t t : {uint64_t{1}, tokens})
+  // Of every number of tokens: fewer of them are cut into more parts, and take more than many do.
+  std::set<std::tuple<uint64_t, uint64_t, uint64_t, int, int>> seen;
+  for (uint64_t i = 0; i < spec.layers.size(); ++i) {
+    const LayerSpec& l = spec.layers[i];
+    const KvView& view = layout.layers[layout.layers[i].from].view;
+    if (!seen.emplace(l.window, view.head_dim, view.kv_heads, view.k.main.bits, view.v.main.bits).second)
+      continue;
+    for (uint64_t t = 1; t <= tokens; ++t)
       n = std::max(
           n, attention_scratch_bytes(attention_plan(spec, layout, i, t, context, true), multiprocessors));
+  }
   return n;
 }
 

@@ -57,9 +57,11 @@ std::vector<Golden> read_goldens(const std::string& name) {
 double max_error(const Golden& g, const std::vector<float>& logits, uint64_t vocab) {
   double worst = 0;
   for (size_t i = 0; i < g.positions.size(); ++i)
-    for (size_t v = 0; v < vocab; ++v)
-      worst = std::max(worst, std::abs(static_cast<double>(g.logits[i][v]) -
-                                       logits[static_cast<size_t>(g.positions[i]) * vocab + v]));
+    for (size_t v = 0; v < vocab; ++v) {
+      const double d = std::abs(static_cast<double>(g.logits[i][v]) -
+                                logits[static_cast<size_t>(g.positions[i]) * vocab + v]);
+      if (!(d <= worst)) worst = std::isnan(d) ? INFINITY : d;
+    }
   return worst;
 }
 
