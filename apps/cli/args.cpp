@@ -80,6 +80,13 @@ void Args::choice(const std::string& names, std::string& target, const std::vect
   in_group(app_.add_option(names, target, help)->check(CLI::Validator(check, "")), group_, meta);
 }
 
+void Args::rest(std::vector<std::string>& target) {
+  app_.set_help_flag();
+  app_.prefix_command();
+  CLI::App* app = &app_;
+  app_.parse_complete_callback([app, &target] { target = app->remaining(); });
+}
+
 Command* parse_command_line(int argc, char** argv, const std::vector<std::unique_ptr<Command>>& commands,
                             int& exit_code) {
   CLI::App app("hlwq: quantises language models to HLWQ codes and runs them on the codes.", "hlwq");

@@ -53,6 +53,8 @@ class Args {
   /// One of `choices`.
   void choice(const std::string& names, std::string& target, const std::vector<std::string>& choices,
               const std::string& help);
+  /// Everything after the command's name, --help included, goes to `target`: for another program's parser.
+  void rest(std::vector<std::string>& target);
 
  private:
   CLI::App& app_;
@@ -81,6 +83,7 @@ std::unique_ptr<Command> make_run();
 std::unique_ptr<Command> make_chat();
 std::unique_ptr<Command> make_info();
 std::unique_ptr<Command> make_bench();
+std::unique_ptr<Command> make_demo();
 std::unique_ptr<Command> make_tokenize();
 std::unique_ptr<Command> make_template();
 std::unique_ptr<Command> make_pull();

@@ -12,6 +12,7 @@
 #include "eval/perplexity.h"
 #include "eval/speed.h"
 #include "hub_args.h"
+#include "task_scores.h"
 #include "terminal.h"
 
 namespace hlwq::cli {
@@ -20,13 +21,16 @@ namespace {
 class Bench : public Command {
  public:
   std::string name() const override { return "bench"; }
-  std::string summary() const override { return "Measure quality (perplexity, KL divergence) and speed"; }
+  std::string summary() const override {
+    return "Measure quality (perplexity, KL divergence, tasks) and speed";
+  }
   std::string examples() const override {
     return "  hlwq bench SmolLM2-Q5 --speed\n"
            "  hlwq bench SmolLM2-Q5 --ppl --text-file wiki.test.raw --windows 32\n"
            "  hlwq bench SmolLM2-Q5 --kld SmolLM2.gguf --text-file wiki.test.raw --json\n"
            "  hlwq bench SmolLM2.gguf --compare q4,q4-l2,int4,q4_k_m --text-file wiki.test.raw --chart "
            "kl.svg\n"
+           "  hlwq bench SmolLM2-Q5 --tasks hellaswag,arc_challenge --limit 200 -o tasks.md\n"
            "  hlwq bench SmolLM2-Q5 --ppl --speed --chart charts -o report.md -o report.json";
   }
 
@@ -57,6 +61,13 @@ class Bench : public Command {
         "bf16 stand for MODEL itself, which is always there");
     args.option("--llama-quantize", llama_quantize_, "CMD",
                 "llama.cpp's quantiser, for GGUF types (llama-quantize)");
+    args.group("Tasks");
+    args.option(
+        "--tasks", tasks_, "LIST",
+        "Tasks of lm-evaluation-harness, comma-separated: names, or .yaml files of your own (needs Python: "
+        "pip install '.[eval]')");
+    args.option("--fewshot", fewshot_, "N", "Examples before each question (the task's own number)");
+    args.option("--limit", limit_, "N", "Only the first N questions of each task (all)");
     args.group("Speed");
     args.number("--prompt", prompt_, 1, "N", "Tokens of the prefill test (512)");
     args.number("--decode", decode_, 1, "N", "Tokens of the decode test (64)");
@@ -74,6 +85,11 @@ class Bench : public Command {
     if (chart_) charts.emplace(*chart_);
     if (charts && !charts->is_directory() && !compare_)
       throw UsageError("--chart draws one file with --compare only; name a directory");
+
+    // Before the model is loaded here: on a GPU there may not be room for two.
+    TaskScores scores;
+    if (tasks_) scores = measure_tasks();
+    if (scores.exit_code != 0) return scores.exit_code;
 
     Engine engine = engine_.make();
     const auto model = load_model(model_);
@@ -94,17 +110,19 @@ class Bench : public Command {
     out["bits_per_weight"] = facts.bits_per_weight;
     out["backend"] = engine.backend();
     out["threads"] = engine.threads();
+    if (tasks_) out["tasks"] = scores.list;
 
     if (charts) draw(*charts, *model, facts, comparison, depths, engine);
     const Table table = figures(out);
     for (const std::string& file : outputs_)
-      write(file, file.ends_with(".md") ? markdown(comparison, table) : out.dump(1) + "\n");
+      write(file, file.ends_with(".md") ? markdown(comparison, table, scores.list) : out.dump(1) + "\n");
     if (json_) {
       print_json(out);
       return kDone;
     }
     if (comparison) show(comparison->table());
     if (!comparison || speed_) show((comparison ? "\n" : "") + table.str());
+    if (tasks_) show("\n" + task_table(scores.list).str());
     if (charts)
       for (const std::string& file : charts->written())
         std::fprintf(stderr, "hlwq: drawn: %s\n", file.c_str());
@@ -114,9 +132,12 @@ class Bench : public Command {
  private:
   void check_usage() {
     const bool quality = ppl_ || base_ || compare_;
+    if ((fewshot_ || limit_) && !tasks_) throw UsageError("--fewshot and --limit go with --tasks");
+    if (fewshot_ && *fewshot_ < 0) throw UsageError("--fewshot must not be negative");
+    if (limit_ && *limit_ < 1) throw UsageError("--limit is at least 1");
     if (llama_quantize_ && !compare_) throw UsageError("--llama-quantize goes with --compare");
     if (compare_ && base_) throw UsageError("--compare measures against MODEL and excludes --kld");
-    if (!quality) speed_ = true;
+    if (!quality && !tasks_) speed_ = true;
     if (text_file_ && ids_file_) throw UsageError("--text-file and --ids-file exclude each other");
     if (!quality && (text_file_ || ids_file_))
       throw UsageError("--text-file goes with --ppl, --kld or --compare");
@@ -126,10 +147,21 @@ class Bench : public Command {
         throw UsageError("-o writes .md or .json, not " + file);
   }
 
-  std::string markdown(const std::optional<CompareReport>& comparison, const Table& table) const {
+  TaskScores measure_tasks() const {
+    OrderedJson options{{"kv_bits", kv_.preset("--tasks")}};
+    if (const int threads = engine_.thread_count()) options["threads"] = threads;
+    if (!engine_.isa.empty()) options["isa"] = engine_.isa;
+    if (!engine_.device.empty()) options["device"] = engine_.device;
+    if (engine_.gpu_layers) options["gpu_layers"] = *engine_.gpu_layers;
+    return run_tasks({find_model(model_), *tasks_, fewshot_, limit_, std::move(options)});
+  }
+
+  std::string markdown(const std::optional<CompareReport>& comparison, const Table& table,
+                       const OrderedJson& scores) const {
     std::string text;
     if (comparison) text = comparison->markdown();
     if (!comparison || speed_) text += (text.empty() ? "" : "\n") + table.markdown();
+    if (tasks_) text += "\n" + task_table(scores).markdown();
     return text;
   }
 
@@ -310,12 +342,12 @@ class Bench : public Command {
   }
 
   std::string model_;
-  std::optional<std::string> base_, text_file_, ids_file_, compare_, llama_quantize_, chart_, depths_;
+  std::optional<std::string> base_, text_file_, ids_file_, compare_, llama_quantize_, chart_, depths_, tasks_;
   std::vector<std::string> outputs_;
   bool ppl_ = false, speed_ = false, json_ = false;
   int64_t window_ = 512, stride_ = 0, windows_ = 0, prompt_ = 512, decode_ = 64, depth_ = 0, repeats_ = 5;
   KvArgs kv_;
-  std::optional<int64_t> base_kv_;
+  std::optional<int64_t> base_kv_, fewshot_, limit_;
   EngineArgs engine_;
 };
 

@@ -40,6 +40,13 @@ void KvArgs::declare(Args& args) {
   args.choice("--kv", plain_, {"bf16", "f32"}, "The same as --kv-bits 16 and 32");
 }
 
+int KvArgs::preset(const std::string& who) const {
+  if (full_ || sliding_ || tail_ || sinks_ || !share_.empty())
+    throw UsageError(who + " takes --kv-bits only, of the options of the key/value cache");
+  settings();
+  return static_cast<int>(bits_ ? *bits_ : plain_ == "f32" ? 32 : 16);
+}
+
 KvSettings KvArgs::settings() const {
   if (bits_ && !plain_.empty()) throw UsageError("--kv and --kv-bits say the same thing; give one of them");
   return usage([&] {

@@ -14,6 +14,8 @@ struct KvArgs {
   void declare(Args& args);
   /// The preset of --kv-bits, with each further option replacing its part. Throws UsageError.
   KvSettings settings() const;
+  /// The preset alone, for who knows no more. Throws UsageError, that `who` takes only it, for other options.
+  int preset(const std::string& who) const;
 
  private:
   std::string plain_;  // --kv bf16|f32, the older spelling of --kv-bits 16|32

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   commands.push_back(make_chat());
   commands.push_back(make_info());
   commands.push_back(make_bench());
+  commands.push_back(make_demo());
   commands.push_back(make_tokenize());
   commands.push_back(make_template());
   commands.push_back(make_pull());

@@ -21,6 +21,8 @@ def run_program(arguments: Sequence[str]) -> NoReturn:
         sys.exit(f"hlwq: {path} is missing: the package is not installed whole; run pip install again")
     sys.stdout.flush()
     sys.stderr.flush()
+    # What the program leaves to Python is for the Python that has this package.
+    os.environ.setdefault("HLWQ_PYTHON_EXE", sys.executable)
     os.execv(path, ["hlwq", *arguments])
 
 
@@ -28,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["demo"]:
         return demo(arguments[1:])
+    if arguments[:1] == ["tasks"]:
+        from .tasks import main as tasks
+
+        return tasks(arguments[1:])
     run_program(arguments)
 
 

@@ -8,13 +8,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .errors import UnsupportedError
 from .model import Model
 from .paths import ModelName
 
@@ -103,21 +101,3 @@ class HarnessModel(LM):  # type: ignore[misc]
             yield request
         if not quiet and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr)
-
-
-def evaluate_tasks(
-    model: ModelName, tasks: Sequence[str], *, fewshot: int | None = None, output: str | None = None, **options: Any
-) -> int:
-    """Runs tasks, prints their table, and writes ``output`` (.md or .json); an exit code."""
-    if output is not None and not output.endswith((".md", ".json")):
-        raise UnsupportedError(f"results are written as .md or .json, not {output}")
-    from lm_eval.utils import make_table
-
-    results = lm_eval.simple_evaluate(model=HarnessModel(model, **options), tasks=list(tasks), num_fewshot=fewshot)
-    table = make_table(results)
-    print(table)
-    if output is not None:
-        kept = {key: results[key] for key in ("results", "n-shot", "versions") if key in results}
-        with open(output, "w", encoding="utf-8") as file:
-            file.write(table + "\n" if output.endswith(".md") else json.dumps(kept, indent=1, default=str) + "\n")
-    return 0

@@ -180,14 +180,16 @@ def _text_on_stdin(path: str | None) -> list[str]:
     return ["--text-file", "-"]
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _bench(args: argparse.Namespace) -> NoReturn:
     if args.compare_ppl:
         refuse("--compare-ppl: figures of elsewhere are not shown beside measured ones; --compare measures")
+    command = ["bench", args.model]
     if args.eval_tasks:
-        return _tasks(args.model, args.eval_tasks.split(","), args.fewshot, args.output)
-    command = ["bench", args.model, "--ctx", str(args.max_length)]
-    command += ["--stride", str(min(args.stride, args.max_length - 1)), *_text_on_stdin(args.text_file)]
-    if args.ppl or not args.compare:
+        command += ["--tasks", args.eval_tasks, "--fewshot", str(args.fewshot)]
+    if args.ppl or args.compare or not args.eval_tasks:
+        command += ["--ctx", str(args.max_length), "--stride", str(min(args.stride, args.max_length - 1))]
+        command += _text_on_stdin(args.text_file)
+    if args.ppl or not (args.compare or args.eval_tasks):
         command += ["--ppl"]
     if args.compare:
         known = {"gguf": "q4_k_m", "torchao": "int4", "bnb": "nf4", "polarquant": "default"}
@@ -202,16 +204,8 @@ def _bench(args: argparse.Namespace) -> int:
     run_program(command)
 
 
-def _arena(args: argparse.Namespace) -> int:
-    return _tasks(args.model, args.tasks, args.fewshot, None)
-
-
-def _tasks(model: str, tasks: Sequence[str], fewshot: int, output: str | None) -> int:
-    try:
-        from .lm_eval import evaluate_tasks
-    except ImportError as error:
-        refuse(str(error))
-    return evaluate_tasks(model, tasks, fewshot=fewshot, output=output)
+def _arena(args: argparse.Namespace) -> NoReturn:
+    run_program(["bench", args.model, "--tasks", ",".join(args.tasks), "--fewshot", str(args.fewshot)])
 
 
 if __name__ == "__main__":
