@@ -199,6 +199,64 @@ void run(const Case& c, const KvTables& tables, int multiprocessors, double read
   std::fflush(stdout);
 }
 
+/// What stands between a decode step's linears: by its parts, and in two kernels.
+void run_step(const Case& c, const KvTables& tables, int multiprocessors, cudaStream_t stream) {
+  Caches caches(c, stream);
+  AttentionPlan plan;
+  plan.heads = c.heads;
+  plan.window = c.window;
+  plan.context = c.keys;
+  plan.layout = caches.views[0];
+  const uint64_t width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
+  Buffer scratch(attention_scratch_bytes(plan, multiprocessors), "scratch");
+  Buffer floats((7 * width + c.head_dim) * 4, "heads"),
+      quantized(DeviceActivations::bytes(1, width, 128), "INT8");
+  fill_floats<<<kBlocks, kThreads, 0, stream>>>(floats.as<float>(), floats.bytes() / 4, 0.1f);
+  const uint64_t position = c.keys - 1;
+  Buffer positions(8, "positions");
+  check(cudaMemcpy(positions.as<void>(), &position, 8, cudaMemcpyHostToDevice), "positions");
+  float* f = floats.as<float>();
+  const HeadStep step{.tokens = 1,
+                      .heads = c.heads,
+                      .kv_heads = c.kv_heads,
+                      .head_dim = c.head_dim,
+                      .q_stride = width,
+                      .kv_stride = kv_width,
+                      .q = f,
+                      .k = f + width,
+                      .v = f + 2 * width,
+                      .q_out = f + 3 * width,
+                      .k_out = f + 4 * width,
+                      .v_out = f + 5 * width,
+                      .q_norm = f + 7 * width,
+                      .k_norm = f + 7 * width,
+                      .v_norm = true,
+                      .inv_freq = f + 7 * width,
+                      .positions = positions.as<uint64_t>()};
+  float* out = f + 6 * width;
+  const auto act = DeviceActivations::place(quantized.as<void>(), 1, width, 128);
+  const auto sequences = [&](int i) {
+    return AttentionSequences{
+        caches.device_views.as<KvView>() + static_cast<uint64_t>(i) % caches.views.size(),
+        positions.as<uint64_t>()};
+  };
+  const double parts = microseconds(stream, 64, [&](int i) {
+    head_step(step, stream);
+    store_kv(plan, sequences(i), tables, step.k_out, step.v_out, stream);
+    attention(plan, sequences(i), tables, step.q_out, out, scratch.as<void>(), multiprocessors, stream);
+    quantize_step(out, act, 2, stream);
+  });
+  const double whole = microseconds(stream, 64, [&](int i) {
+    attention_step(step, plan, sequences(i), tables, out, false, act, 2, scratch.as<void>(), multiprocessors,
+                   stream);
+  });
+  std::printf(
+      "{\"step\": true, \"head_dim\": %lu, \"kv_heads\": %lu, \"heads\": %lu, \"keys\": %lu, \"k_bits\": %d, "
+      "\"v_bits\": %d, \"us_by_parts\": %.2f, \"us\": %.2f}\n",
+      c.head_dim, c.kv_heads, c.heads, c.keys, c.k_bits, c.v_bits, parts, whole);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -241,6 +299,9 @@ int main(int argc, char** argv) try {
   go("tail", {512, 4, 32, 32768, 8, 4, 1, 1, 1024});
   go("tail", {512, 4, 32, 32768, 0, 4, 1, 1, 1024});
   go("batch", {512, 4, 32, 8192, 4, 4, 16});
+  if (std::string("step").find(only) != std::string::npos)
+    for (uint64_t keys : {128, 1024, 8192})
+      for (int bits : {16, 4, 3}) run_step({256, 16, 32, keys, bits, bits}, tables, multiprocessors, stream);
   for (uint64_t tokens : {512, 2048}) {
     for (int bits : {16, 4}) {
       go("prompt", {256, 16, 32, tokens, bits, bits, 1, tokens});

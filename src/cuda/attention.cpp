@@ -48,16 +48,17 @@ uint64_t splits(const AttentionPlan& plan, int multiprocessors) {
 
 uint64_t rows(const AttentionPlan& plan) { return plan.sequences * plan.tokens * plan.heads; }
 
-}  // namespace
-
-uint64_t attention_scratch_bytes(const AttentionPlan& plan, int multiprocessors) {
-  validate(plan);
-  const uint64_t n = splits(plan, multiprocessors);
-  return n == 1 ? 0 : rows(plan) * n * (plan.layout.head_dim + 2) * sizeof(float);
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "asking for the device");
+  return value;
 }
+int capability_major() { return device_attribute(cudaDevAttrComputeCapabilityMajor); }
 
-void attention(const AttentionPlan& plan, const AttentionSequences& sequences, const KvTables& tables,
-               const float* q, float* out, void* scratch, int multiprocessors, cudaStream_t stream) {
+AttentionArgs arguments(const AttentionPlan& plan, const AttentionSequences& sequences,
+                        const KvTables& tables, const float* q, float* out, void* scratch,
+                        int multiprocessors) {
   validate(plan);
   const KvView& l = plan.layout;
   const uint64_t n = splits(plan, multiprocessors);
@@ -82,18 +83,39 @@ void attention(const AttentionPlan& plan, const AttentionSequences& sequences, c
   a.sinks = static_cast<int>(l.sinks);
   a.scale = plan.scale;
   a.tables = tables;
-  int device = 0, major = 0, shared_bytes = 0;
-  check(cudaGetDevice(&device), "asking for the device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
-  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking for the device");
-  const int kv_heads = static_cast<int>(l.kv_heads);
+  return a;
+}
+
+}  // namespace
+
+uint64_t attention_scratch_bytes(const AttentionPlan& plan, int multiprocessors) {
+  validate(plan);
+  const uint64_t n = splits(plan, multiprocessors);
+  return n == 1 ? 0 : rows(plan) * n * (plan.layout.head_dim + 2) * sizeof(float);
+}
+
+bool attention_step_fits(const AttentionPlan& plan, int block) {
+  return block == 128 && decode_fits(plan) && capability_major() >= 8;
+}
+
+void attention_step(const HeadStep& step, const AttentionPlan& plan, const AttentionSequences& sequences,
+                    const KvTables& tables, float* out, bool plain, const DeviceActivations& quantized,
+                    int lags, void* scratch, int multiprocessors, cudaStream_t stream) {
+  const AttentionArgs a = arguments(plan, sequences, tables, nullptr, out, scratch, multiprocessors);
+  launch_decode(a, static_cast<int>(plan.layout.kv_heads), &step, stream);
+  launch_merge_quantized(a, quantized, lags, plain, stream);
+}
+
+void attention(const AttentionPlan& plan, const AttentionSequences& sequences, const KvTables& tables,
+               const float* q, float* out, void* scratch, int multiprocessors, cudaStream_t stream) {
+  const AttentionArgs a = arguments(plan, sequences, tables, q, out, scratch, multiprocessors);
+  const int kv_heads = static_cast<int>(plan.layout.kv_heads), major = capability_major();
   if (major >= 8 && decode_fits(plan))
-    launch_decode(a, kv_heads, stream);
+    launch_decode(a, kv_heads, nullptr, stream);
   else if (major >= 8 && rebuilt_fits(plan))
     launch_rebuilt(a, kv_heads, stream);
   else if (major >= 8 && prefill_fits(plan))
-    launch_prefill(a, kv_heads, shared_bytes, stream);
+    launch_prefill(a, kv_heads, device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), stream);
   else
     launch_float(a, kv_heads, stream);
   launch_merge(a, stream);

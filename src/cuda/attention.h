@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "cuda/activations.h"
 #include "ops/kv_view.h"
 
 namespace hlwq::cuda {
@@ -57,5 +58,15 @@ uint64_t attention_scratch_bytes(const AttentionPlan& plan, int multiprocessors)
 /// and merged by their log-sum-exp. Asynchronous on `stream`; may be captured into a graph.
 void attention(const AttentionPlan& plan, const AttentionSequences& sequences, const KvTables& tables,
                const float* q, float* out, void* scratch, int multiprocessors, cudaStream_t stream);
+
+/// Whether attention_step() has kernels for such a plan, on this GPU, and for an input of the next linear in
+/// blocks of `block`.
+bool attention_step_fits(const AttentionPlan& plan, int block);
+/// A decode step between two linears in two kernels: head_step(), store_kv() where the step has a v,
+/// attention() and quantize_step() into `quantized`; `out` is written only where `plain`, but is always room
+/// to work in. step.*_out are not used.
+void attention_step(const HeadStep& step, const AttentionPlan& plan, const AttentionSequences& sequences,
+                    const KvTables& tables, float* out, bool plain, const DeviceActivations& quantized,
+                    int lags, void* scratch, int multiprocessors, cudaStream_t stream);
 
 }  // namespace hlwq::cuda

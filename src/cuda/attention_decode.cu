@@ -3,8 +3,14 @@
 // A block works on up to 8 query heads of one KV head over one split of its keys, a warp on 128 channels of
 // each key and value. Tiles of stored vectors come in by asynchronous copies, each warp's own part, so that
 // only scores and weights cross warps: two barriers a tile.
+//
+// Plain caches have kernels of their own: what a short step costs is fetching its instructions, once each.
+//
+// In a whole step (launch_decode with a HeadStep) blocks also norm and turn their queries, and the one whose
+// split ends with the new token stores its key and value before it reads them.
 #include "cuda/attention_decode_tiles.cuh"
 #include "cuda/attention_keys.cuh"
+#include "cuda/attention_store.cuh"
 #include "cuda/attention_tables.h"
 #include "cuda/chain.cuh"
 #include "cuda/runtime.h"
@@ -22,11 +28,19 @@ struct DecodeArgs {
   AttentionArgs base;
   CodeTable k_table, v_table;
   int head_tiles;
+  bool whole_step;  // `step` holds; else base.q holds queries that are ready
+  HeadStep step;
 };
 
 template <int W>
 struct Shared {
+  static constexpr int kDim = W * kWarpChannels;
   static constexpr int kPartStride = kMaxTileKeys + 4 * W;
+  static constexpr int kRowStride = kDim + 4;
+  float rows[kHeads][kRowStride];  // queries
+  float2 turns[kDim / 2];          // cosines and sines of the rotary embedding
+  float fresh[2][kDim];            // the new key and value
+  uint8_t stored[2][kDim];         // their codes
   uint8_t ring[W][kRingBytes];
   float part[W][kHeads][kPartStride];  // scores, each warp's channels
   float norms[2][kMaxTileKeys];        // of keys and values, times head_dim^(-1/2)
@@ -45,9 +59,10 @@ __device__ inline void barrier() {
     __syncthreads();
 }
 
-/// Calls fn with a ring's bits as a constant.
-template <typename Fn>
+/// Calls fn with a ring's bits as a constant. kPlain: every ring is BF16.
+template <bool kPlain, typename Fn>
 __device__ __forceinline__ void with_bits(int bits, Fn&& fn) {
+  if constexpr (kPlain) return fn(std::integral_constant<int, 16>{});
   switch (bits) {
     case 16:
       return fn(std::integral_constant<int, 16>{});
@@ -65,10 +80,9 @@ struct RingRun {
   const uint8_t* data;  // the KV head's first vector, this warp's channels
   const uint16_t* norms;
   uint32_t capacity, slot;
-  int bits;
 
-  __device__ RingRun(const KvRing& ring, int head, int warps, int warp, int begin)
-      : capacity(static_cast<uint32_t>(ring.capacity)), bits(ring.bits) {
+  __device__ RingRun(const KvRing& ring, int bits, int head, int warps, int warp, int begin)
+      : capacity(static_cast<uint32_t>(ring.capacity)) {
     const uint64_t row = static_cast<uint64_t>(head) * ring.capacity;
     data = static_cast<const uint8_t*>(ring.data) + (row * warps + warp) * (kWarpChannels / 8 * bits);
     norms = ring.norms + row;
@@ -84,6 +98,7 @@ struct RingRun {
   }
   template <int kBits>
   __device__ void copy(uint8_t* tile, int keys, int n, int warps, int lane) const {
+#pragma unroll 2
     for (int c = lane; c < keys * kBits; c += 32) {  // a row has as many chunks as a code has bits
       const int row = c / kBits, chunk = c % kBits;
       const uint64_t from = static_cast<uint64_t>(at(row < n ? row : 0)) * warps * (16 * kBits) + chunk * 16;
@@ -92,21 +107,73 @@ struct RingRun {
   }
 };
 
-/// The queries of a block in the order in which keys of `bits` bits are read. Scaled so that scores are
-/// powers of two's exponents; each head by a power of two, kept in shared.scale, into FP16's range.
+/// One vector of the new token: channel lane + 32 i of a head as its linear left it -> normed and turned.
 template <int W>
-__device__ void load_queries(const DecodeArgs& args, Shared<W>& shared, int64_t first_row, int heads,
-                             int bits, uint32_t (&q)[8][4], int warp, int lane) {
+__device__ __forceinline__ void norm_and_turn(const Shared<W>& shared, const HeadStep& step,
+                                              const float* weight, bool normed, bool turned,
+                                              float (&x)[4 * W], int lane) {
+  constexpr int kEach = 4 * W;
+  if (normed) {
+    float w[kEach], squares = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) w[i] = weight ? weight[lane + 32 * i] : 1.0f;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) squares += x[i] * x[i];
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(32 * kEach) + step.eps);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) x[i] *= scale * w[i];
+  }
+  if (!turned) return;
+#pragma unroll
+  for (int i = 0; i < kEach / 2; ++i) {
+    const float2 turn = shared.turns[lane + 32 * i];
+    const float a = x[i], b = x[i + kEach / 2];
+    x[i] = a * turn.x - b * turn.y;
+    x[i + kEach / 2] = b * turn.x + a * turn.y;
+  }
+}
+
+/// The block's queries, into shared.rows: scaled so that scores are powers of two's exponents, and each by a
+/// power of two, kept in shared.scale, into FP16's range. With `stores`, also puts the new key and value into
+/// their rings.
+template <int W, bool kPlain>
+__device__ __forceinline__ void prepare_rows(const DecodeArgs& args, Shared<W>& shared, const KvView& view,
+                                             int sequence, int kv_head, int first_head, int heads,
+                                             int position, bool stores, int warp, int lane) {
   const AttentionArgs& a = args.base;
+  const HeadStep& step = args.step;
   constexpr int kDim = W * kWarpChannels, kEach = kDim / 32;
-  float* rows = reinterpret_cast<float*>(shared.ring);
-  __syncthreads();
-  for (int r = warp; r < kHeads; r += W) {
+  if (warp == 0 && lane < kHeads && lane >= heads) shared.scale[lane] = 1;
+#pragma unroll 1
+  for (int r = warp; r < heads + (stores ? 2 : 0); r += W) {
+    const bool is_q = r < heads, is_k = r == heads;
+    const int64_t q_head = kv_head * a.group + first_head + r;
+    const float* from = !args.whole_step ? a.q + (static_cast<int64_t>(sequence) * a.heads + q_head) * kDim
+                        : is_q           ? step.q + sequence * step.q_stride + q_head * kDim
+                               : (is_k ? step.k : step.v) + sequence * step.kv_stride + kv_head * kDim;
     float x[kEach];
 #pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      x[i] = r < heads ? a.q[(first_row + r) * kDim + lane + 32 * i] * (a.scale * 1.44269504f) : 0.0f;
-    if (a.k_bits < 16) {
+    for (int i = 0; i < kEach; ++i) x[i] = from[lane + 32 * i];
+    if (args.whole_step) {
+      const float* weight = is_q ? step.q_norm : is_k ? step.k_norm : nullptr;
+      norm_and_turn<W>(shared, step, weight, is_q || is_k ? weight != nullptr : step.v_norm, is_q || is_k, x,
+                       lane);
+    }
+    if (!is_q) {
+      float* fresh = shared.fresh[is_k];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) fresh[lane + 32 * i] = x[i];
+      __syncwarp();
+      const KvStore& store = is_k ? view.k : view.v;
+      if constexpr (kPlain)
+        put_bf16(store.main, ring_row(store.main, kv_head, position), fresh, kDim, lane);
+      else
+        store_vector(a.tables, store, kDim, kv_head, position, fresh, shared.stored[is_k], lane);
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) x[i] *= a.scale * 1.44269504f;
+    if (!kPlain && a.k_bits < 16) {
       hadamard_sums<kEach>(x, lane);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) x[i] *= rsqrtf(static_cast<float>(kDim));
@@ -118,35 +185,38 @@ __device__ void load_queries(const DecodeArgs& args, Shared<W>& shared, int64_t 
     const int exponent = top > 0 && top < INFINITY ? ilogbf(top) : 0;
     const float down = ldexpf(1.0f, -exponent);
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) rows[r * kDim + lane + 32 * i] = x[i] * down;
+    for (int i = 0; i < kEach; ++i) shared.rows[r][lane + 32 * i] = x[i] * down;
     if (lane == 0) shared.scale[r] = ldexpf(1.0f, exponent);
   }
   __syncthreads();
-  // Through shared memory, so that the permutation is one small loop.
-  const float* row = rows + lane / 4 * kDim + warp * kWarpChannels;
-  auto* parts = reinterpret_cast<uint4*>(shared.ring[0] + sizeof(float) * kHeads * kDim) + warp * 256;
-#pragma unroll 1
-  for (int s = 0; s < 8; ++s) {
-    float x[4], high[4];
+}
+
+/// A lane's part of the queries, in the order in which keys of `bits` bits are read.
+template <int W>
+__device__ __forceinline__ void arrange_queries(const Shared<W>& shared, int heads, int bits,
+                                                uint32_t (&q)[8][4], int warp, int lane) {
+  const int g = lane / 4, t = lane % 4;
+  const float* row = shared.rows[g] + warp * kWarpChannels;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      x[e] = row[score_channel(bits, s, lane % 4, e)];
+  for (int s = 0; s < 8; ++s) {
+    // Channels come as two pairs of neighbours, 64 apart and in turn where codes of 4 bits share bytes.
+    float2 first{}, second{};
+    if (g < heads) {
+      first = *reinterpret_cast<const float2*>(row + score_channel(bits, s, t, 0));
+      second = *reinterpret_cast<const float2*>(row + score_channel(bits, s, t, bits == 4 ? 1 : 2));
+    }
+    const float x[4] = {first.x, bits == 4 ? second.x : first.y, bits == 4 ? first.y : second.x, second.y};
+    float high[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
       high[e] =
           bits == 16 ? __bfloat162float(__float2bfloat16_rn(x[e])) : __half2float(__float2half_rn(x[e]));
-    }
     const auto pack = [&](float lo, float hi) { return bits == 16 ? pack_bf16(lo, hi) : pack_f16(lo, hi); };
-    parts[32 * s + lane] = {pack(high[0], high[1]), pack(x[0] - high[0], x[1] - high[1]),
-                            pack(high[2], high[3]), pack(x[2] - high[2], x[3] - high[3])};
+    q[s][0] = pack(high[0], high[1]);
+    q[s][1] = pack(x[0] - high[0], x[1] - high[1]);
+    q[s][2] = pack(high[2], high[3]);
+    q[s][3] = pack(x[2] - high[2], x[3] - high[3]);
   }
-#pragma unroll
-  for (int s = 0; s < 8; ++s) {  // each lane's own
-    const uint4 x = parts[32 * s + lane];
-    q[s][0] = x.x;
-    q[s][1] = x.y;
-    q[s][2] = x.z;
-    q[s][3] = x.w;
-  }
-  __syncthreads();
 }
 
 /// What a thread knows of the softmax of its head.
@@ -212,14 +282,15 @@ __device__ __forceinline__ void weigh(Shared<W>& shared, Softmax& state, int key
 }
 
 /// Keys [begin, end) of one source.
-template <int W>
+template <int W, bool kPlain>
 __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRing& k_ring,
                            const KvRing& v_ring, int kv_head, int begin, int end, const uint32_t (&q)[8][4],
                            Softmax& state, float (&o)[16][4], int warp, int lane) {
-  RingRun k_run(k_ring, kv_head, W, warp, begin), v_run(v_ring, kv_head, W, warp, begin);
-  const bool k_coded = k_run.bits < 16, v_coded = v_run.bits < 16;
+  const int k_bits = kPlain ? 16 : k_ring.bits, v_bits = kPlain ? 16 : v_ring.bits;
+  RingRun k_run(k_ring, k_bits, kv_head, W, warp, begin), v_run(v_ring, v_bits, kv_head, W, warp, begin);
+  const bool k_coded = k_bits < 16, v_coded = v_bits < 16;
   const int keys = k_coded && v_coded ? 32 : 16;
-  const int k_bytes = keys * 16 * k_run.bits, stage_bytes = k_bytes + keys * 16 * v_run.bits;
+  const int k_bytes = keys * 16 * k_bits, stage_bytes = k_bytes + keys * 16 * v_bits;
   const int stages = min(4, kRingBytes / stage_bytes), n_tiles = (end - begin + keys - 1) / keys;
   const float norm_scale = rsqrtf(static_cast<float>(W * kWarpChannels));
   uint8_t* ring = shared.ring[warp];
@@ -229,11 +300,11 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
     if (fetched < n_tiles) {
       const int n = min(keys, end - begin - fetched * keys);
       uint8_t *k = ring + fetch_stage * stage_bytes, *v = k + k_bytes;
-      if (k_run.bits == 8)
+      if (!kPlain && k_bits == 8)
         k_run.template copy<8>(k, keys, n, W, lane);
       else
-        with_bits(k_run.bits, [&](auto b) { k_run.template copy<b()>(k, keys, n, W, lane); });
-      with_bits(v_run.bits, [&](auto b) { v_run.template copy<b()>(v, keys, n, W, lane); });
+        with_bits<kPlain>(k_bits, [&](auto b) { k_run.template copy<b()>(k, keys, n, W, lane); });
+      with_bits<kPlain>(v_bits, [&](auto b) { v_run.template copy<b()>(v, keys, n, W, lane); });
       k_run.advance(keys);
       v_run.advance(keys);
       ++fetched;
@@ -251,11 +322,15 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
     k_ahead.advance(keys);
     v_ahead.advance(keys);
   };
-  if (warp == 0) fetch_norms(0);
-  for (int i = 1; i < stages; ++i) fetch();
+  if (!kPlain && warp == 0) fetch_norms(0);
 
   int stage = 0;
-  for (int tile = 0; tile < n_tiles; ++tile) {
+#pragma unroll 1
+  for (int tile = 1 - stages; tile < n_tiles; ++tile) {
+    if (tile < 0) {  // the first ones on their way
+      fetch();
+      continue;
+    }
     if (stages == 2)
       copy_wait<0>();
     else if (stages == 3)
@@ -265,7 +340,7 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
     __syncwarp();
     fetch();
     const int n = min(keys, end - begin - tile * keys);
-    if (warp == 0) {
+    if (!kPlain && warp == 0) {
       shared.norms[0][lane] = k_norm;
       shared.norms[1][lane] = v_norm;
       fetch_norms(tile + 1);
@@ -274,10 +349,10 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
     if (++stage == stages) stage = 0;
     float* part = shared.part[warp][0];
     constexpr int kStride = Shared<W>::kPartStride;
-    if (k_run.bits == 8)
+    if (!kPlain && k_bits == 8)
       score_tile<8>(k, keys, q, args.k_table, shared.levels8, part, kStride, lane);
     else
-      with_bits(k_run.bits, [&](auto b) {
+      with_bits<kPlain>(k_bits, [&](auto b) {
         score_tile<b()>(k, keys, q, args.k_table, shared.levels8, part, kStride, lane);
       });
     barrier<W>();
@@ -290,11 +365,31 @@ __device__ void run_source(const DecodeArgs& args, Shared<W>& shared, const KvRi
 #pragma unroll
         for (int c = 0; c < 4; ++c) o[i][c] *= keep;
     }
-    with_bits(v_run.bits,
-              [&](auto b) { value_tile<b()>(v, keys, shared.weights[0], args.v_table, o, lane); });
+    with_bits<kPlain>(v_bits,
+                      [&](auto b) { value_tile<b()>(v, keys, shared.weights[0], args.v_table, o, lane); });
   }
   copy_wait<0>();
   __syncwarp();
+}
+
+/// Asks for the first of a source's keys and values, which are far away when it is the first of its kind.
+template <int W, bool kPlain>
+__device__ __forceinline__ void prefetch(const KvView& view, KeySource source, int kv_head, int begin,
+                                         int end, int thread) {
+  constexpr int kAhead = 32, kLine = 128;  // keys; bytes
+  const int n = min(end - begin, kAhead);
+#pragma unroll 1
+  for (int kind = 0; kind < 2; ++kind) {
+    const KvStore& store = kind ? view.v : view.k;
+    const KvRing& ring = kPlain ? store.main : ring_of(store, source);
+    const int bytes = W * kWarpChannels / 8 * (kPlain ? 16 : ring.bits), lines = (bytes + kLine - 1) / kLine;
+#pragma unroll 1
+    for (int i = thread; i < n * lines; i += W * 32) {
+      const auto* p = static_cast<const uint8_t*>(ring.data) +
+                      ring_row(ring, kv_head, begin + i / lines) * bytes + i % lines * kLine;
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+    }
+  }
 }
 
 /// A split's part of the keys of each source. Exact vectors cost as much as several coded ones.
@@ -323,7 +418,7 @@ __device__ inline KeyRange source_part(const KeyRange (&all)[3], int source, int
 #endif
 
 /// Grid: (splits, KV heads x tiles of query heads, sequences).
-template <int W>
+template <int W, bool kPlain>
 __global__ void __launch_bounds__(W * 32, kWarpsResident / W)
     decode_kernel(const __grid_constant__ DecodeArgs args) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -337,31 +432,57 @@ __global__ void __launch_bounds__(W * 32, kWarpsResident / W)
   const int heads = min(kHeads, a.group - first_head);
   const int64_t first_row = static_cast<int64_t>(sequence) * a.heads + kv_head * a.group + first_head;
   start_next_kernel();
-  wait_for_previous_kernel();
+  // Views and positions are copied before a step's first kernel, and no kernel writes them.
   const KvView& view = a.views[sequence];
-  const KeySpan span{a, static_cast<int>(a.positions[sequence])};
-  const KeyRange all[3] = {span.keys(0, KeySource::kSinks), span.keys(0, KeySource::kMain),
-                           span.keys(0, KeySource::kExact)};
-  const int exact_cost = max(1, 32 / (a.k_bits + a.v_bits));
-
-  if (a.k_bits == 8)
+  const int position = static_cast<int>(a.positions[sequence]);
+  const KeySpan span{a, position};
+  KeyRange all[3] = {};
+  all[1] = span.keys(0, KeySource::kMain);
+  if (!kPlain) all[0] = span.keys(0, KeySource::kSinks), all[2] = span.keys(0, KeySource::kExact);
+  const int exact_cost = kPlain ? 1 : max(1, 32 / (a.k_bits + a.v_bits));
+  bool any = false, stores = false;
+#pragma unroll 1
+  for (int i = kPlain; i < (kPlain ? 2 : 3); ++i) {
+    const KeyRange part = source_part(all, i, exact_cost, a.splits, split);
+    if (part.begin >= part.end) continue;
+    any = true;
+    stores |= part.end == position + 1;
+    prefetch<W, kPlain>(view, static_cast<KeySource>(i), kv_head, part.begin, part.end, thread);
+  }
+  stores &= args.whole_step && args.step.v != nullptr;
+  if (!kPlain && a.k_bits == 8)
     for (int i = thread; i < 256; i += W * 32)
       shared.levels8[i] = __half_as_ushort(__float2half_rn(level(a.tables, 8, i)));
+  if (args.whole_step) {
+#pragma unroll 1
+    for (int i = thread; i < kDim / 2; i += W * 32) {
+      float2 turn;
+      sincosf(static_cast<float>(position) * args.step.inv_freq[i], &turn.y, &turn.x);
+      shared.turns[i] = {turn.x * args.step.rope_scale, turn.y * args.step.rope_scale};
+    }
+    __syncthreads();
+  }
+  wait_for_previous_kernel();
+  if (any)
+    prepare_rows<W, kPlain>(args, shared, view, sequence, kv_head, first_head, heads, position, stores, warp,
+                            lane);
+
   Softmax state;
   float o[16][4] = {};
   uint32_t q[8][4];
   int q_bits = 0;
 #pragma unroll 1
-  for (int i = 0; i < 3; ++i) {
+  for (int i = kPlain; i < (kPlain ? 2 : 3); ++i) {
     const KeyRange part = source_part(all, i, exact_cost, a.splits, split);
     if (part.begin >= part.end) continue;
-    const auto source = static_cast<KeySource>(i);
-    const KvRing &k = ring_of(view.k, source), &v = ring_of(view.v, source);
-    if (k.bits != q_bits) {
-      q_bits = k.bits;
-      load_queries<W>(args, shared, first_row, heads, q_bits, q, warp, lane);
+    const auto source = kPlain ? KeySource::kMain : static_cast<KeySource>(i);
+    const KvRing &k = kPlain ? view.k.main : ring_of(view.k, source),
+                 &v = kPlain ? view.v.main : ring_of(view.v, source);
+    if (const int bits = kPlain ? 16 : k.bits; bits != q_bits) {
+      q_bits = bits;
+      arrange_queries<W>(shared, heads, bits, q, warp, lane);
     }
-    run_source<W>(args, shared, k, v, kv_head, part.begin, part.end, q, state, o, warp, lane);
+    run_source<W, kPlain>(args, shared, k, v, kv_head, part.begin, part.end, q, state, o, warp, lane);
   }
 
   // The sums of a head's threads; then every lane's outputs, rows g and g + 8 added.
@@ -404,11 +525,12 @@ __global__ void __launch_bounds__(W * 32, kWarpsResident / W)
 template <int W>
 void launch(const DecodeArgs& args, int kv_heads, cudaStream_t stream) {
   constexpr int kBytes = sizeof(Shared<W>);
-  check(cudaFuncSetAttribute(decode_kernel<W>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+  const auto kernel = args.base.coded() ? decode_kernel<W, false> : decode_kernel<W, true>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "attention's shared memory");
   const dim3 grid(static_cast<unsigned>(args.base.splits), static_cast<unsigned>(kv_heads * args.head_tiles),
                   static_cast<unsigned>(args.base.sequences));
-  launch_chained(decode_kernel<W>, grid, W * 32, kBytes, stream, args);
+  launch_chained(kernel, grid, W * 32, kBytes, stream, args);
   check_launch("attention");
 }
 
@@ -429,9 +551,13 @@ int decode_blocks_per_multiprocessor(const AttentionPlan& plan) {
   return kWarpsResident * kWarpChannels / static_cast<int>(plan.layout.head_dim);
 }
 
-void launch_decode(const AttentionArgs& base, int kv_heads, cudaStream_t stream) {
-  const DecodeArgs args{base, code_table(base.tables, base.k_bits), code_table(base.tables, base.v_bits),
-                        (base.group + kHeads - 1) / kHeads};
+void launch_decode(const AttentionArgs& base, int kv_heads, const HeadStep* step, cudaStream_t stream) {
+  const DecodeArgs args{base,
+                        code_table(base.tables, base.k_bits),
+                        code_table(base.tables, base.v_bits),
+                        (base.group + kHeads - 1) / kHeads,
+                        step != nullptr,
+                        step ? *step : HeadStep{}};
   if (base.head_dim == 128)
     launch<1>(args, kv_heads, stream);
   else if (base.head_dim == 256)

@@ -1,6 +1,7 @@
 // What the files of GPU attention share: arguments of their kernels, and how work is split.
 #pragma once
 
+#include "cuda/activations.h"
 #include "cuda/attention.h"
 
 namespace hlwq::cuda {
@@ -35,7 +36,8 @@ constexpr int kKeysPerSplit = 32;
 bool decode_fits(const AttentionPlan& plan);
 int decode_head_tiles(const AttentionPlan& plan);
 int decode_blocks_per_multiprocessor(const AttentionPlan& plan);
-void launch_decode(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
+/// With `step`, also norms, turns and stores what the linears gave, and args.q is not read.
+void launch_decode(const AttentionArgs& args, int kv_heads, const HeadStep* step, cudaStream_t stream);
 
 /// The tensor core kernels of many tokens: attention_prefill.cu. Of compute capability 8.0 on;
 /// `shared_bytes`: what a block may have.
@@ -52,5 +54,8 @@ void launch_float(const AttentionArgs& args, int kv_heads, cudaStream_t stream);
 /// out = the splits' outputs merged by their log-sum-exp, rotated back where values are coded. With one split
 /// `out` holds the outputs already.
 void launch_merge(const AttentionArgs& args, cudaStream_t stream);
+/// Also with one split; with the rotated INT8 form in blocks of 128, and `out` only where `plain`.
+void launch_merge_quantized(const AttentionArgs& args, const DeviceActivations& quantized, int lags,
+                            bool plain, cudaStream_t stream);
 
 }  // namespace hlwq::cuda

@@ -389,36 +389,40 @@ void GpuSequence::run_layer(uint64_t i, uint64_t tokens, bool images) {
   bias(layer.v_bias, kv_width, w.v);
   AttentionPlan plan = attention_plan(spec, layout_, i, tokens, context_, images);
   const bool rebuilt = plan.layout.k.main.bits == 0;
-  head_step({.tokens = tokens,
-             .heads = spec.heads,
-             .kv_heads = l.kv_heads,
-             .head_dim = d,
-             .q_stride = q_width,
-             .kv_stride = kv_width,
-             .q = w.q,
-             .k = own_kv ? w.k : nullptr,
-             .v = own_kv ? (l.k_is_v ? w.k : w.v) : nullptr,
-             .q_out = w.q_heads,
-             .k_out = w.k_heads,
-             .v_out = w.v_heads,
-             .q_norm = layer.q_norm,
-             .k_norm = layer.k_norm,
-             .v_norm = spec.v_norm,
-             .eps = spec.norm_eps,
-             .inv_freq = model_->inv_freq(l.rope),
-             .rope_scale = spec.ropes[l.rope].scale,
-             .positions = w.position,
-             .tokens_each = tokens,
-             .keys_rebuilt = rebuilt},
-            stream);
+  const HeadStep heads{.tokens = tokens,
+                       .heads = spec.heads,
+                       .kv_heads = l.kv_heads,
+                       .head_dim = d,
+                       .q_stride = q_width,
+                       .kv_stride = kv_width,
+                       .q = w.q,
+                       .k = own_kv ? w.k : nullptr,
+                       .v = own_kv ? (l.k_is_v ? w.k : w.v) : nullptr,
+                       .q_out = w.q_heads,
+                       .k_out = w.k_heads,
+                       .v_out = w.v_heads,
+                       .q_norm = layer.q_norm,
+                       .k_norm = layer.k_norm,
+                       .v_norm = spec.v_norm,
+                       .eps = spec.norm_eps,
+                       .inv_freq = model_->inv_freq(l.rope),
+                       .rope_scale = spec.ropes[l.rope].scale,
+                       .positions = w.position,
+                       .tokens_each = tokens,
+                       .keys_rebuilt = rebuilt};
   const AttentionSequences sequences{views_.as<KvView>() + i, w.position,
                                      images && l.window && spec.image_bidirectional ? w.key_end : nullptr};
-  if (own_kv) store_kv(plan, sequences, tables_, rebuilt ? nullptr : w.k_heads, w.v_heads, stream);
-  attention(plan, sequences, tables_, w.q_heads, w.attended, w.scratch, model_->resources().multiprocessors,
-            stream);
-
   const DeviceActivations attended = act(w.attended_in, q_width, layer.o_in);
-  if (layer.o_in.block) quantize_step(w.attended, attended, layer.o_in.lags, stream);
+  const int multiprocessors = model_->resources().multiprocessors;
+  if (!sequences.key_end && attention_step_fits(plan, layer.o_in.block)) {
+    attention_step(heads, plan, sequences, tables_, w.attended, layer.o_in.floats, attended, layer.o_in.lags,
+                   w.scratch, multiprocessors, stream);
+  } else {
+    head_step(heads, stream);
+    if (own_kv) store_kv(plan, sequences, tables_, rebuilt ? nullptr : w.k_heads, w.v_heads, stream);
+    attention(plan, sequences, tables_, w.q_heads, w.attended, w.scratch, multiprocessors, stream);
+    if (layer.o_in.block) quantize_step(w.attended, attended, layer.o_in.lags, stream);
+  }
   const std::pair<const GpuWeight*, float*> o[] = {{&layer.o, w.projected}};
   run_linears(w.attended, attended, layer.o_in, o, tokens);
   bias(layer.o_bias, spec.hidden, w.projected);

@@ -78,9 +78,9 @@ inline std::vector<float> stored_vector(const KvRing& ring, uint64_t head_dim, u
 
 /// The codebooks of a view, which take long to compute.
 struct ViewBooks {
-  explicit ViewBooks(const KvView& v) {
-    if (v.k.main.coded()) k = lloyd_max_codebook(v.k.main.bits);
-    if (v.v.main.coded()) this->v = lloyd_max_codebook(v.v.main.bits);
+  explicit ViewBooks(const KvView& view) {
+    if (view.k.main.coded()) k = lloyd_max_codebook(view.k.main.bits);
+    if (view.v.main.coded()) v = lloyd_max_codebook(view.v.main.bits);
   }
   Codebook k, v;
 };
